@@ -1,0 +1,57 @@
+# Everything sets itself up: Python 3.11 to 3.13 with pip, and make, are enough.
+PYTHON ?= python3
+JOBS ?= 2
+SCALE ?= cpu
+ONLY ?=
+
+VENV := .venv
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help course test lab lint refresh clean
+
+help:
+	@echo "make course    run every lesson at cpu scale and write pages and figures to build/course/"
+	@echo "make lab       open the lessons in JupyterLab"
+	@echo "make test      lint, unit tests, and every lesson at smoke scale"
+	@echo "make lint      ruff only"
+	@echo "make refresh   run the lessons again and renew their committed outputs and figures"
+	@echo "make clean     remove build/, caches and .venv/"
+	@echo "Options: PYTHON=python3.12, SCALE=smoke|cpu|gpu, ONLY=02 (course and refresh), JOBS=2 (test)"
+
+# The first line of defence is one sentence; uv is fast, pip is the way out where uv finds no packages.
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "mer_lab needs Python 3.11, 3.12 or 3.13: there is no '$(PYTHON)' here; name one with PYTHON=/path/to/python"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { echo "mer_lab needs Python 3.11, 3.12 or 3.13: '$(PYTHON)' is $$($(PYTHON) --version 2>&1); name another with PYTHON=python3.12"; exit 1; }
+	@echo "Setting up $(VENV) (once; a few minutes on a slow line)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/python -m uv pip install --quiet --python $(BIN)/python -e ".[course,test]" -c constraints.txt \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[course,test]" -c constraints.txt
+	@touch $@
+
+course: $(READY)
+	@$(BIN)/python -m mer_lab.lessons build --out build/course --scale $(SCALE) $(if $(ONLY),--only $(ONLY))
+
+lab: $(READY)
+	@$(BIN)/python -m jupyterlab notebooks
+
+lint: $(READY)
+	@$(BIN)/python -m ruff check .
+
+# One thread a worker: two workers on two cores beat one worker with two threads. A file stays with one
+# worker, so that what its tests share is made once.
+test: lint
+	@OMP_NUM_THREADS=1 MER_LAB_SCALE=smoke $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -q --nbmake --nbmake-timeout=600 tests notebooks
+
+refresh: $(READY)
+	@$(BIN)/python -m mer_lab.lessons refresh $(if $(ONLY),--only $(ONLY))
+
+clean:
+	rm -rf build $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

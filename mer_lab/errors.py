@@ -1,0 +1,14 @@
+"""The one exception for a user's mistake: a sentence, never a traceback."""
+
+from __future__ import annotations
+
+
+class MerLabError(Exception):
+    """Bad input, a missing file or a full disk, told in one sentence.
+
+    The sentence says which file, which line, what was expected and what to do. The command line prints
+    it and exits with status 1; IPython shows it without a traceback.
+    """
+
+    def _render_traceback_(self) -> list[str]:  # IPython's hook for exceptions that explain themselves
+        return [f"{type(self).__name__}: {self}"]

@@ -1,0 +1,329 @@
+"""From a recipe to a result: what was run, on what, with which seeds, and every test prediction."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+import tomllib
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import joblib
+import numpy as np
+import tomli_w
+import torch
+from torch import nn
+
+from mer_lab import __version__
+from mer_lab.batches import Dataset
+from mer_lab.corpora import Corpus, load_corpus
+from mer_lab.corpora.staged import StagedConfig, staged
+from mer_lab.errors import MerLabError
+from mer_lab.features import MFCC, LogMel, LowLevel34, Prosody, Vocabulary, load_glove
+from mer_lab.features.pretrained import PretrainedText
+from mer_lab.features.store import FeatureStore, attached
+from mer_lab.files import digest, write_text
+from mer_lab.metrics import scores
+from mer_lab.models import UnimodalBiLSTM, UnimodalPooling, UnimodalTransformer
+from mer_lab.models.baselines import BASELINES
+from mer_lab.models.layers import ConvEncoder, FrameEncoder, WordEncoder
+from mer_lab.ragged import Ragged
+from mer_lab.training import TrainConfig, fit, predict
+
+AUDIO = {e.name: e for e in (Prosody, LogMel, MFCC, LowLevel34)}
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "bilstm": UnimodalBiLSTM,
+    "transformer": UnimodalTransformer,
+    "pooling": UnimodalPooling,
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a result; round-trips through TOML.
+
+    Attributes:
+        name: what to call it.
+        model: ``{"name": ..., **settings}``; a key of :data:`MODELS` or of the baselines.
+        corpus: ``"staged"`` or a corpus folder; ``staged`` holds settings of the Staged corpus.
+        scheme: another label scheme of the corpus.
+        audio: ``{"name": extractor, **settings}`` or ``{"attached": name}``; empty for none.
+        text: ``{"name": "words", "width": 64, "min_count": 1, "drop": 0.1, "glove": path}`` or
+            ``{"name": "pretrained", "encoder": name or path, ...}``; empty for none.
+        encoder: settings of the network that reads the audio frames, ``{"name": "conv", ...}``; empty for none.
+        train: how it is trained; its ``monitor`` is also the score that a summary leads with.
+    """
+
+    name: str
+    model: dict
+    corpus: str = "staged"
+    staged: dict = field(default_factory=dict)
+    scheme: str = ""
+    audio: dict = field(default_factory=dict)
+    text: dict = field(default_factory=dict)
+    encoder: dict = field(default_factory=dict)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    @property
+    def hash(self) -> str:
+        """Ten hex digits that change with anything that could change the result, seeds aside."""
+        spec = asdict(self)
+        del spec["name"], spec["seeds"]
+        return digest(json.dumps(spec, sort_keys=True), length=10)
+
+    def to_toml(self) -> str:
+        """The recipe as TOML; :meth:`from_toml` reads it back."""
+        return tomli_w.dumps({k: v for k, v in asdict(self).items() if v not in ({}, "")})
+
+    @classmethod
+    def from_toml(cls, text: str, where: str = "the recipe") -> Recipe:
+        """Read a recipe.
+
+        Raises:
+            MerLabError: not TOML, an unknown or a missing setting.
+        """
+        try:
+            spec = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise MerLabError(f"{where}: not valid TOML: {error}.") from None
+        train = spec.pop("train", {})
+        for known, given, part in ((cls, spec, ""), (TrainConfig, train, " of [train]")):
+            names = [f.name for f in fields(known)]
+            if unknown := [k for k in given if k not in names]:
+                raise MerLabError(f"{where}: unknown setting {unknown[0]!r}{part}; known are {', '.join(names)}.")
+        if missing := [k for k in ("name", "model") if k not in spec]:
+            raise MerLabError(f"{where}: the setting {missing[0]!r} is missing.")
+        spec["seeds"] = tuple(spec.get("seeds", (0, 1, 2)))
+        try:
+            return cls(**spec, train=TrainConfig(**train))
+        except TypeError as error:
+            raise MerLabError(f"{where}: {error}.") from None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a recipe gave.
+
+    Attributes:
+        validation, test: scores a seed (see :func:`mer_lab.metrics.scores`).
+        predictions: test predictions ``(seeds, U)``, class indices, in the order of ``utterances``.
+        provenance: device, versions, git commit, seconds.
+    """
+
+    recipe: Recipe
+    labels: list[str]
+    utterances: list[str]
+    predictions: list[list[int]]
+    validation: list[dict]
+    test: list[dict]
+    provenance: dict
+
+    def summary(self, metric: str | None = None) -> tuple[float, float]:
+        """Mean and standard deviation over seeds of a test score (the recipe's monitor by default)."""
+        values = [row[metric or self.recipe.train.monitor] for row in self.test]
+        return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``NAME-HASH.json``; returns its path."""
+        path = Path(folder) / f"{self.recipe.name}-{self.recipe.hash}.json"
+        write_text(path, json.dumps({"hash": self.recipe.hash, **asdict(self)}, separators=(",", ":")) + "\n")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Result:
+        """Read a saved result.
+
+        Raises:
+            MerLabError: missing, not a result, or its recipe was edited by hand.
+        """
+        try:
+            spec = json.loads(Path(path).read_text(encoding="utf-8"))
+            recipe = spec.pop("recipe")
+            recipe["train"], recipe["seeds"] = TrainConfig(**recipe["train"]), tuple(recipe["seeds"])
+            stamp, result = spec.pop("hash"), cls(recipe=Recipe(**recipe), **spec)
+        except FileNotFoundError:
+            raise MerLabError(f"{path}: there is no such result.") from None
+        except (ValueError, KeyError, TypeError):
+            raise MerLabError(f"{path} is not a result of mer_lab; run its recipe again.") from None
+        if stamp != result.recipe.hash:
+            raise MerLabError(f"{path}: the recipe was changed after the run; run it again.")
+        return result
+
+
+def open_corpus(recipe: Recipe) -> Corpus:
+    """The recipe's corpus under its label scheme."""
+    if recipe.corpus == "staged":
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in recipe.staged.items()}
+        corpus = staged(StagedConfig(**options))
+    else:
+        corpus = load_corpus(recipe.corpus)
+    return corpus.scheme(recipe.scheme) if recipe.scheme else corpus
+
+
+def prepare(recipe: Recipe, corpus: Corpus | None = None) -> tuple[dict[str, Dataset], Callable[[], nn.Module] | None]:
+    """Data sets by split, and the function that builds the model (None for a baseline).
+
+    Vocabulary, means and deviations come from the training split.
+
+    Raises:
+        MerLabError: an unknown model, extractor or setting.
+    """
+    corpus = corpus if corpus is not None else open_corpus(recipe)
+    settings = dict(recipe.model)
+    name = settings.pop("name", None)
+    if name not in MODELS and name not in BASELINES:
+        raise MerLabError(f"there is no model {name!r}; choose one of {', '.join([*MODELS, *BASELINES])}.")
+    train = corpus.select(split="train")
+    audio = _audio(recipe.audio, corpus) if recipe.audio else None
+    text, words = _text(recipe.text, corpus, train) if recipe.text or audio is None else (None, None)
+    whole = Dataset(corpus, audio, text)
+    data = {split: whole.select(split) for split in ("train", "validation", "test")}
+    if name in BASELINES:
+        return data, None
+
+    def build() -> nn.Module:
+        channel = "audio" if audio is not None else "text"
+        frames = data["train"].audio if channel == "audio" else data["train"].text
+        options = dict(recipe.encoder)
+        if words is not None:
+            encoder: nn.Module = words()
+        elif options.pop("name", None) == "conv":
+            encoder = ConvEncoder(frames.width, **options).fit(frames)
+        else:
+            encoder = FrameEncoder(frames.width).fit(frames)
+        return MODELS[name](encoder, channel, len(corpus.labels), **settings)
+
+    return data, _explain_settings(recipe, build)
+
+
+def _explain_settings(recipe: Recipe, build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+    def checked() -> nn.Module:
+        try:
+            return build()
+        except TypeError as error:
+            raise MerLabError(f"recipe {recipe.name}: a setting of the model or encoder does not exist: {error}.") from None
+
+    return checked
+
+
+def _audio(spec: dict, corpus: Corpus) -> Ragged:
+    options = dict(spec)
+    if "attached" in options:
+        return attached(corpus, options["attached"])
+    name = options.pop("name", None)
+    if name not in AUDIO:
+        raise MerLabError(f"there are no audio features {name!r}; choose one of {', '.join(AUDIO)}, or attached ones.")
+    try:
+        extractor = AUDIO[name](**options)
+    except TypeError as error:
+        raise MerLabError(f"audio features {name}: {error}.") from None
+    return FeatureStore().get(corpus, extractor)
+
+
+def _text(spec: dict, corpus: Corpus, train: Corpus) -> tuple[Ragged, Callable[[], nn.Module] | None]:
+    options = {"name": "words", **spec}
+    name = options.pop("name")
+    if name == "pretrained":
+        return FeatureStore().get(corpus, PretrainedText(**options)), None
+    if name != "words":
+        raise MerLabError(f"there are no text features {name!r}; choose 'words' or 'pretrained'.")
+    vocabulary = Vocabulary.build(train.table["text"], options.get("min_count", 1))
+    index = Ragged.from_sequences([vocabulary.encode(t) for t in corpus.table["text"]], corpus.ids, {"name": "words"})
+    width, vectors = options.get("width", 64), None
+    if "glove" in options:
+        vectors, _ = load_glove(options["glove"], vocabulary)
+        width = vectors.shape[1]
+    return index, lambda: WordEncoder(len(vocabulary), width, vectors, options.get("drop", 0.0))
+
+
+def run(
+    recipe: Recipe, folder: str | Path | None = None, workers: int | None = None, progress: bool = True
+) -> Result:
+    """Train every seed of a recipe, then read the test split once.
+
+    Args:
+        folder: keep checkpoints there; a killed run goes on where it was.
+        workers: seeds trained at a time, each in a process with its share of the cores (all cores on a CPU, one
+            process on an accelerator by default).
+
+    Raises:
+        MerLabError: whatever the recipe, the corpus or the training complains about.
+    """
+    start = time.perf_counter()
+    corpus = open_corpus(recipe)
+    data, build = prepare(recipe, corpus)  # extracts features once, before processes would each do so
+    cores = os.cpu_count() or 1
+    if workers is None:
+        workers = 1 if torch.cuda.is_available() and not os.environ.get("ACCELERATE_USE_CPU") else cores
+    workers = max(1, min(workers, len(recipe.seeds)))
+    if build is None or workers == 1:
+        rows = [_run_seed(recipe, seed, folder, progress, None, (data, build)) for seed in recipe.seeds]
+    else:
+        jobs = (joblib.delayed(_run_seed)(recipe, s, folder, False, max(1, cores // workers)) for s in recipe.seeds)
+        rows = joblib.Parallel(workers)(jobs)
+    labels = corpus.labels
+    test = data["test"]
+    predictions = [row["test"].argmax(1).tolist() for row in rows]
+    return Result(
+        recipe=recipe,
+        labels=list(labels),
+        utterances=test.corpus.ids,
+        predictions=predictions,
+        validation=[{"seed": row["seed"], **row["log"], **row["validation"]} for row in rows],
+        test=[{"seed": row["seed"], **scores(test.targets, np.array(p), labels)} for row, p in zip(rows, predictions, strict=True)],
+        provenance=provenance(time.perf_counter() - start),
+    )
+
+
+def _run_seed(recipe: Recipe, seed: int, folder, progress: bool, threads: int | None, prepared=None) -> dict:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    data, build = prepared or prepare(recipe)
+    train, validation, test = data["train"], data["validation"], data["test"]
+    if build is None:
+        model = BASELINES[recipe.model["name"]]().fit(train, validation, recipe.train.monitor, seed)
+        p, q, log = model.predict_proba(validation), model.predict_proba(test), {}
+    else:
+        place = Path(folder) / f"{recipe.name}-{recipe.hash}" / f"seed-{seed}" if folder else None
+        done = fit(build, train, validation, recipe.train, seed, place, progress)
+        log = {"best_epoch": done.best_epoch, "seconds": round(done.seconds, 2), "history": _rounded(done.history)}
+        p, q = (predict(done.model, part, batch_by=recipe.train.batch_by) for part in (validation, test))
+    chosen = scores(validation.targets, p.argmax(1), validation.corpus.labels)
+    keep = {k: v for k, v in chosen.items() if isinstance(v, float)}
+    return {"seed": seed, "validation": keep, "test": q, "log": log}
+
+
+def _rounded(history: Iterable[dict]) -> list[dict]:
+    return [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in history]
+
+
+def provenance(seconds: float) -> dict:
+    """Where and with what a result was made: device, versions, git commit."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    packages = ("torch", "accelerate", "scikit-learn", "transformers", "numpy")
+    return {
+        "seconds": round(seconds, 1),
+        "device": device,
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {"mer_lab": __version__, "python": platform.python_version()} | {p: version(p) for p in packages},
+        "commit": _commit(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"

@@ -1,0 +1,32 @@
+"""From a wave or a sentence to a sequence of numbers."""
+
+from mer_lab.audio import duration, read_audio, resample, write_audio
+from mer_lab.features.prosody import (
+    PROSODY_NAMES,
+    PROSODY_STATISTICS,
+    Prosody,
+    energy_db,
+    prosody_statistics,
+    track_pitch,
+)
+from mer_lab.features.spectral import MFCC, LogMel, LowLevel34
+from mer_lab.features.words import Vocabulary, load_glove, tokenise
+
+__all__ = [
+    "MFCC",
+    "PROSODY_NAMES",
+    "PROSODY_STATISTICS",
+    "LogMel",
+    "LowLevel34",
+    "Prosody",
+    "Vocabulary",
+    "duration",
+    "energy_db",
+    "load_glove",
+    "prosody_statistics",
+    "read_audio",
+    "resample",
+    "tokenise",
+    "track_pitch",
+    "write_audio",
+]

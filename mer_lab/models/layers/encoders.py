@@ -1,0 +1,75 @@
+"""What stands before a system: ``encoder(x, mask) -> (vectors (U, T', width), mask (U, T'))``. Interchangeable.
+
+An encoder returns a mask because it may shorten the sequence; the vectors are zero where the mask is False.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mer_lab.ragged import Ragged
+
+
+class FrameEncoder(nn.Module):
+    """Standardise frames by the mean and deviation of the training frames.
+
+    A missing value (NaN) becomes the training mean. Padding stays zero.
+
+    >>> encoder = FrameEncoder(2).fit(Ragged.from_sequences([np.array([[1.0, 4.0], [3.0, 4.0]])], ["a"]))
+    >>> encoder(torch.tensor([[[3.0, np.nan]]]), torch.tensor([[True]]))
+    (tensor([[[1., 0.]]]), tensor([[True]]))
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+
+    def fit(self, train: Ragged) -> FrameEncoder:
+        """Take mean and deviation of every column from the training utterances' frames."""
+        frames = np.concatenate([train[k] for k in range(len(train))]).astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            known = np.isfinite(frames)
+            count = np.maximum(known.sum(0), 1)
+            mean = np.where(known, frames, 0).sum(0) / count
+            std = np.sqrt(np.where(known, (frames - mean) ** 2, 0).sum(0) / count)
+        self.mean.copy_(torch.from_numpy(mean))
+        self.std.copy_(torch.from_numpy(np.where(std < 1e-6, 1.0, std)))  # a constant column stays constant
+        return self
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """``(U, T, D)`` to ``(U, T, D)``; the mask stays as it is."""
+        x = (x.to(self.mean.dtype) - self.mean) / self.std
+        x = torch.where(torch.isfinite(x), x, 0.0)
+        return x * mask.unsqueeze(-1), mask
+
+
+class WordEncoder(nn.Module):
+    """Embed word indices ``(U, T, 1)``; index 0 is padding, 1 an unknown word.
+
+    Args:
+        words: size of the vocabulary.
+        width: size of an embedding.
+        vectors: ``(words, width)`` to start from, such as GloVe's; learned from nothing by default.
+        drop: probability that, in training, a word is replaced by the unknown one: rare words of the
+            training set are no help on new text, and the unknown word needs a meaning of its own.
+    """
+
+    def __init__(self, words: int, width: int, vectors: np.ndarray | None = None, drop: float = 0.0) -> None:
+        super().__init__()
+        self.width, self.drop = width, drop
+        self.embedding = nn.Embedding(words, width, padding_idx=0)
+        if vectors is not None:
+            self.embedding.weight.data.copy_(torch.from_numpy(np.asarray(vectors)))
+            self.embedding.weight.data[0] = 0
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """``(U, T, 1)`` int64 to ``(U, T, width)``; the mask stays as it is."""
+        index = x[..., 0]
+        if self.training and self.drop:
+            dropped = (torch.rand(index.shape, device=index.device) < self.drop) & mask
+            index = torch.where(dropped, 1, index)
+        return self.embedding(index), mask

@@ -1,0 +1,72 @@
+"""The named recipes: what the lessons run, and what `mer-lab run NAME` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from mer_lab.corpora.staged import StagedConfig
+from mer_lab.errors import MerLabError
+from mer_lab.experiments import Recipe, Result
+from mer_lab.training import TrainConfig
+
+_VOICE = {"name": "prosody", "hop": 0.02}
+_WORDS = {"name": "words", "width": 32, "drop": 0.1}
+
+_ALL = (
+    Recipe("majority", {"name": "majority"}, seeds=(0,)),
+    Recipe("text-tfidf", {"name": "tfidf-logreg"}, seeds=(0,)),
+    Recipe("audio-boosting", {"name": "prosody-boosting"}, audio=_VOICE, seeds=(0,)),
+)
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
+
+
+class Sizes(Protocol):
+    """What :func:`at_scale` reads of a lesson's scale."""
+
+    staged: tuple[int, int, int]
+    epochs: int
+    seeds: int
+
+
+def at_scale(recipe: Recipe, scale: Sizes) -> Recipe:
+    """A recipe with the sizes of a scale: dialogues of the Staged corpus, epochs, seeds."""
+    default = tuple(scale.staged) == StagedConfig().dialogues
+    return replace(
+        recipe,
+        staged=recipe.staged if default else {**recipe.staged, "dialogues": list(scale.staged)},
+        train=replace(recipe.train, epochs=min(recipe.train.epochs, scale.epochs)),
+        seeds=recipe.seeds[:1] if len(recipe.seeds) == 1 else tuple(range(scale.seeds)),
+    )
+
+
+def find_recipe(name: str) -> Recipe:
+    """A named recipe, or one from a TOML file.
+
+    Raises:
+        MerLabError: neither.
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    path = Path(name)
+    if path.suffix == ".toml":
+        try:
+            return Recipe.from_toml(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError):
+            raise MerLabError(f"{path}: there is no readable recipe file of that name.") from None
+    raise MerLabError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}, or a .toml file.")
+
+
+def table(results: Sequence[Result]) -> str:
+    """A plain table of results: test scores as mean ± standard deviation over seeds, in per cent."""
+    rows = [["recipe", "corpus", "seeds", "WA", "UA", "weighted F1", "macro F1"]]
+    for result in results:
+        cells = [result.recipe.name, Path(result.recipe.corpus).name, str(len(result.test))]
+        for metric in ("wa", "ua", "weighted_f1", "macro_f1"):
+            mean, std = result.summary(metric)
+            cells.append(f"{100 * mean:.1f} ± {100 * std:.1f}" if len(result.test) > 1 else f"{100 * mean:.1f}")
+        rows.append(cells)
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)

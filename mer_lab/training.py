@@ -1,0 +1,300 @@
+"""Training: one loop for every system, through Accelerate, that can be killed and goes on where it was."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from mer_lab.batches import Batch, Dataset
+from mer_lab.checkpoints import load_tensors, restore_training, restore_weights, save_tensors, training_state
+from mer_lab.errors import MerLabError
+from mer_lab.files import digest
+from mer_lab.metrics import METRICS, scores
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained.
+
+    Attributes:
+        epochs: at most; training stops after ``patience`` epochs without a better validation score.
+        batch_size: utterances in a batch.
+        lr, weight_decay: of AdamW. The rate rises over the first 5 % of all steps and falls on a cosine.
+        clip: norm that gradients are clipped to.
+        class_weights: power of the inverse class frequency that weighs the loss: 0 none, 1 balanced.
+        label_smoothing: of the cross-entropy.
+        monitor: validation score that chooses the epoch: "wa", "ua", "weighted_f1" or "macro_f1".
+        batch_by: "length", or "dialogue" for systems that use context.
+        precision: "no", "bf16" or "fp16", as Accelerate names them.
+    """
+
+    epochs: int = 20
+    batch_size: int = 32
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    patience: int = 5
+    class_weights: float = 0.0
+    label_smoothing: float = 0.0
+    monitor: str = "wa"
+    batch_by: str = "length"
+    precision: str = "no"
+
+    def __post_init__(self) -> None:
+        batches, precisions = ("length", "dialogue"), ("no", "bf16", "fp16")
+        for name, known in (("monitor", METRICS), ("batch_by", batches), ("precision", precisions)):
+            if getattr(self, name) not in known:
+                raise MerLabError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(known)}.")
+        for name in ("epochs", "batch_size", "patience"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise MerLabError(f"{name} is {value!r}, expected a whole number of at least 1.")
+        for name in ("lr", "weight_decay", "clip", "class_weights", "label_smoothing"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value < np.inf:
+                raise MerLabError(f"{name} is {value!r}, expected a number of at least 0.")
+
+
+@dataclass
+class Run:
+    """A trained model: the weights of its best epoch, and how it got there.
+
+    Attributes:
+        history: a row an epoch: losses, validation scores, seconds, and the share of them in the steps.
+        best_epoch: the epoch that validation chose, counted from 1.
+    """
+
+    model: nn.Module
+    history: list[dict] = field(default_factory=list)
+    best_epoch: int = 0
+    seconds: float = 0.0
+
+
+def fit(
+    build: Callable[[], nn.Module],
+    train: Dataset,
+    validation: Dataset,
+    config: TrainConfig | None = None,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    progress: bool = True,
+    cpu: bool = False,
+) -> Run:
+    """Train a model and keep its best epoch on the validation set.
+
+    Args:
+        build: makes the model; it is called after seeding, so that a seed also decides the first weights.
+        train, validation: never the test split, which only :func:`predict` reads.
+        folder: checkpoints go there after every epoch. Called again with the same folder, a killed run goes
+            on after its last whole epoch and, on the CPU, ends with the same weights to the last bit.
+        cpu: stay on the CPU even where there is an accelerator.
+
+    Raises:
+        MerLabError: a test utterance among the data, no labels, a folder of another run, a diverged loss.
+    """
+    config = config or TrainConfig()
+    for data in (train, validation):
+        _refuse_test(data)
+    # Accelerate keeps the first precision and device of a process for good; another run may want others
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision)
+    set_seed(seed)
+    model = build()
+    loss_of = _loss(train, config, accelerator.device)
+    key = _key(config, seed, model, train, validation)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    model, optimiser = accelerator.prepare(model, optimiser)
+    bare = accelerator.unwrap_model(model)
+    steps = -(-len(train.plan(config.batch_size, config.batch_by)) // accelerator.num_processes)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _warmup_cosine(config.epochs * steps))
+    run = Run(bare)
+    best: dict[str, Tensor] = {}
+    if folder is not None:
+        best = _resume(Path(folder), key, run, optimiser, schedule, accelerator)
+    start = time.perf_counter() - run.seconds
+    bar = tqdm(total=config.epochs, initial=len(run.history), unit="epoch", leave=False, disable=not progress)
+    with bar:
+        while len(run.history) < config.epochs and len(run.history) - run.best_epoch < config.patience:
+            epoch = len(run.history) + 1
+            row = _epoch(accelerator, model, optimiser, schedule, loss_of, train, config, seed, epoch)
+            row |= _validate(bare, validation, loss_of, config, accelerator.device)
+            run.history.append(row)
+            if row[config.monitor] > max((r[config.monitor] for r in run.history[:-1]), default=-1.0):
+                run.best_epoch, best = epoch, copy.deepcopy(bare.state_dict())
+            run.seconds = time.perf_counter() - start
+            if folder is not None and accelerator.is_main_process:
+                _save(Path(folder), key, run, best, optimiser, schedule)
+            bar.update()
+            bar.set_postfix(loss=f"{row['train_loss']:.3f}", **{config.monitor: f"{row[config.monitor]:.3f}"})
+    bare.load_state_dict(best)
+    bare.eval()
+    accelerator.free_memory()
+    return run
+
+
+def predict(model: nn.Module, data: Dataset, batch_size: int = 128, batch_by: str = "length") -> np.ndarray:
+    """Probabilities ``(U, classes)`` of every utterance, in the corpus's order."""
+    device = next(model.parameters()).device
+    model.eval()
+    out: np.ndarray | None = None
+    with torch.inference_mode():
+        for batch in data.batches(batch_size, batch_by):
+            p = model(batch.to(device)).logits.float().softmax(-1).cpu().numpy()
+            out = np.zeros((len(data), p.shape[1]), np.float32) if out is None else out
+            out[batch.index.numpy()] = p
+    if out is None:
+        raise MerLabError("there are no utterances to predict.")
+    return out
+
+
+def _epoch(accelerator, model, optimiser, schedule, loss_of, train, config, seed, epoch) -> dict:
+    model.train()
+    began, busy = time.perf_counter(), 0.0
+    total, count = 0.0, 0
+    plan = train.plan(config.batch_size, config.batch_by, np.random.default_rng([seed, epoch]))
+    plan = [index for index in plan if (train.targets[index] >= 0).any()]
+    # every process takes its share of the same plan; the last round is filled up: all take as many steps
+    world, rank = accelerator.num_processes, accelerator.process_index
+    shares = range(rank, -(-len(plan) // world) * world, world)
+    for index in (plan[k % len(plan)] for k in shares):
+        batch = train.batch(index).to(accelerator.device)
+        step = time.perf_counter()
+        loss = loss_of(model(batch).logits, batch)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), config.clip)
+        optimiser.step()
+        optimiser.zero_grad()
+        value = float(loss.detach())
+        busy += time.perf_counter() - step
+        schedule.step()
+        if not np.isfinite(value):
+            raise MerLabError(
+                f"the loss became {value} in epoch {epoch}; lower the learning rate ({config.lr}) or look "
+                "for features that are not finite."
+            )
+        total, count = total + value * len(batch), count + len(batch)
+    seconds = time.perf_counter() - began
+    return {
+        "epoch": epoch,
+        "train_loss": total / max(count, 1),
+        "seconds": seconds,
+        "in_steps": busy / seconds,
+    }
+
+
+def _validate(model, validation: Dataset, loss_of, config: TrainConfig, device) -> dict:
+    """Every process scores the whole set: cheap, and all of them choose the same epoch."""
+    model.eval()
+    prediction = np.zeros(len(validation), np.int64)
+    total, count = 0.0, 0
+    with torch.inference_mode():
+        for batch in validation.batches(128, config.batch_by):
+            batch = batch.to(device)
+            logits = model(batch).logits.float()
+            labelled = int((batch.label >= 0).sum())
+            if labelled:
+                total, count = total + float(loss_of(logits, batch)) * labelled, count + labelled
+            prediction[batch.index.cpu().numpy()] = logits.argmax(-1).cpu().numpy()
+    result = scores(validation.targets, prediction, validation.corpus.labels)
+    names = ("wa", "ua", "weighted_f1", "macro_f1")
+    return {"validation_loss": total / max(count, 1), **{name: result[name] for name in names}}
+
+
+def class_weights(targets: np.ndarray, classes: int, power: float = 1.0) -> np.ndarray:
+    """Weights ``(classes,)`` that grow with ``(1 / frequency) ** power``; their mean over utterances is 1.
+
+    A class that the data lack gets weight 0.
+    """
+    count = np.bincount(targets[targets >= 0], minlength=classes)
+    weight = np.where(count > 0, 1.0 / np.maximum(count, 1), 0.0) ** power * (count > 0)
+    return weight * count.sum() / (weight * count).sum()
+
+
+def _loss(train: Dataset, config: TrainConfig, device) -> Callable[[Tensor, Batch], Tensor]:
+    targets, classes = train.targets, len(train.corpus.labels)
+    if not (targets >= 0).any():
+        raise MerLabError(f"no utterance of {train.corpus.name}'s training split has a label.")
+    weight = torch.tensor(class_weights(targets, classes, config.class_weights)).to(device, torch.float32)
+    cross_entropy = nn.CrossEntropyLoss(weight, ignore_index=-1, label_smoothing=config.label_smoothing)
+    return lambda logits, batch: cross_entropy(logits.float(), batch.label)
+
+
+def _refuse_test(data: Dataset) -> None:
+    sealed = data.corpus.table["split"] == "test"
+    if sealed.any():
+        raise MerLabError(
+            f"{int(sealed.sum())} test utterances (first {data.corpus.table.index[sealed][0]!r}) were given "
+            "to fit; it takes train and validation only, and the test split is read once, by evaluate."
+        )
+
+
+def _warmup_cosine(total: int) -> Callable[[int], float]:
+    warm = max(1, total // 20)
+    return lambda step: (
+        min(1.0, (step + 1) / warm) * 0.5 * (1 + np.cos(np.pi * min(1.0, step / max(1, total))))
+    )
+
+
+def _key(config: TrainConfig, seed: int, model: nn.Module, *data: Dataset) -> str:
+    """What a checkpoint belongs to: settings, architecture, first weights, utterances, labels, features."""
+    plain = (bool, int, float, str, tuple)  # what a module's repr may not show, such as a stride
+    parts: list[bytes | str] = [json.dumps(asdict(config), sort_keys=True), str(seed), repr(model)]
+    for module in model.modules():
+        parts.append(repr(sorted((k, v) for k, v in vars(module).items() if isinstance(v, plain))))
+    for weight in model.state_dict().values():
+        parts.append(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for part in data:
+        parts += [*part.corpus.ids, *part.corpus.labels, part.targets.tobytes()]
+        for ragged in (part.audio, part.text):
+            if ragged is not None:
+                described = json.dumps(ragged.meta, sort_keys=True, default=str)
+                parts += [described, ragged.lengths.tobytes(), ragged[0].tobytes()]
+    return digest(*parts)
+
+
+def _save(folder: Path, key: str, run: Run, best: dict[str, Tensor], optimiser, schedule) -> None:
+    # one file holds both: two could belong to different epochs after a kill
+    state = training_state(run.model, optimiser) | {f"best.{k}": v for k, v in best.items()}
+    info = {"key": key, "history": run.history, "best_epoch": run.best_epoch, "seconds": run.seconds}
+    save_tensors(folder / "last.safetensors", state, info | {"step": schedule.last_epoch})
+
+
+def _resume(folder: Path, key: str, run: Run, optimiser, schedule, accelerator) -> dict[str, Tensor]:
+    path = folder / "last.safetensors"
+    if not path.exists():
+        return {}
+    state, info = load_tensors(path)
+    if info.get("key") != key:
+        raise MerLabError(
+            f"{path} belongs to another run (other config, seed, model or data); choose a new folder."
+        )
+    best = {k.removeprefix("best."): v for k, v in state.items() if k.startswith("best.")}
+    restore_training(state, run.model, optimiser)
+    schedule.last_epoch = info["step"]
+    for group, lr in zip(optimiser.param_groups, [schedule.lr_lambdas[0](info["step"])], strict=True):
+        group["lr"] = schedule.base_lrs[0] * lr
+    run.history, run.best_epoch, run.seconds = info["history"], info["best_epoch"], info["seconds"]
+    return best
+
+
+def load_weights(folder: str | Path, model: nn.Module) -> nn.Module:
+    """Put the best epoch's weights of a checkpoint folder into a model.
+
+    Raises:
+        MerLabError: no checkpoint, or one of another model.
+    """
+    state, _ = load_tensors(Path(folder) / "last.safetensors")
+    restore_weights({k.removeprefix("best."): v for k, v in state.items() if k.startswith("best.")}, model)
+    return model.eval()
