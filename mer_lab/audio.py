@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from fractions import Fraction
 from pathlib import Path
 
@@ -86,8 +87,10 @@ def write_audio(path: str | Path, wave: np.ndarray, rate: int) -> None:
     if not np.isfinite(array).all():
         raise MerLabError(f"{path}: the wave to write holds NaN or infinite samples.")
     pcm = np.clip(np.round(array * 32768), -32768, 32767).astype(np.int16)  # so that reading back is exact
+    whole = io.BytesIO()  # libsndfile itself does not say that a disk is full
+    soundfile.write(whole, pcm, rate, format="WAV", subtype="PCM_16")
     with atomic_path(path) as temporary:
-        soundfile.write(str(temporary), pcm, rate, format="WAV", subtype="PCM_16")
+        temporary.write_bytes(whole.getbuffer())
 
 
 def _existing(path: str | Path) -> Path:

@@ -12,7 +12,9 @@ import typer
 
 from mer_lab.errors import MerLabError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+)
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
@@ -48,7 +50,9 @@ def doctor(quiet: Quiet = False) -> None:
 @app.command()
 def prepare(
     source: Source,
-    root: Annotated[Path | None, typer.Argument(help="Folder of the official files; none for staged.")] = None,
+    root: Annotated[
+        Path | None, typer.Argument(help="Folder of the official files; none for staged.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Corpus folder to write.")] = ...,
     clips: Annotated[bool, typer.Option(help="MELD: decode the mp4 clips where they are there.")] = True,
     quiet: Quiet = False,
@@ -74,9 +78,13 @@ def prepare(
 def add_features(
     corpus: Annotated[Path, typer.Argument(help="Corpus folder.")],
     name: Annotated[str, typer.Argument(help="What to call the features.")],
-    table: Annotated[list[str], typer.Argument(help="FILE, or SPLIT=FILE for each split: csv, parquet, npz, safetensors.")],
+    table: Annotated[
+        list[str], typer.Argument(help="FILE, or SPLIT=FILE for each split: csv, parquet, npz, safetensors.")
+    ],
     key: Annotated[str, typer.Option(help="Column that names the utterance.")] = "utterance_id",
-    match: Annotated[str, typer.Option(help="Column of the corpus that the key is compared with.")] = "utterance_id",
+    match: Annotated[
+        str, typer.Option(help="Column of the corpus that the key is compared with.")
+    ] = "utterance_id",
     channel: Annotated[str, typer.Option(help="audio or text.")] = "audio",
     drop: Annotated[list[str], typer.Option(help="Column to leave out; may be repeated.")] = [],  # noqa: B006
     overwrite: Annotated[bool, typer.Option(help="Replace features of that name.")] = False,
@@ -120,9 +128,15 @@ def features(
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="A named recipe (`mer-lab recipes` lists them) or a TOML file.")],
-    corpus: Annotated[str | None, typer.Option(help="staged, or a corpus folder, in place of the recipe's.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds, in place of the recipe's.")] = None,
+    recipe: Annotated[
+        str, typer.Argument(help="A named recipe (`mer-lab recipes` lists them) or a TOML file.")
+    ],
+    corpus: Annotated[
+        str | None, typer.Option(help="staged, or a corpus folder, in place of the recipe's.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="How many seeds, in place of the recipe's.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder for results and checkpoints.")] = Path("runs"),
     workers: Annotated[int | None, typer.Option(help="Seeds trained at a time.")] = None,
     quiet: Quiet = False,

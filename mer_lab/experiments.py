@@ -31,7 +31,7 @@ from mer_lab.files import digest, write_text
 from mer_lab.metrics import scores
 from mer_lab.models import UnimodalBiLSTM, UnimodalPooling, UnimodalTransformer
 from mer_lab.models.baselines import BASELINES
-from mer_lab.models.layers import ConvEncoder, FrameEncoder, WordEncoder
+from mer_lab.models.layers import Augment, ConvEncoder, FrameEncoder, WordEncoder
 from mer_lab.ragged import Ragged
 from mer_lab.training import TrainConfig, fit, predict
 
@@ -55,7 +55,8 @@ class Recipe:
         audio: ``{"name": extractor, **settings}`` or ``{"attached": name}``; empty for none.
         text: ``{"name": "words", "width": 64, "min_count": 1, "drop": 0.1, "glove": path}`` or
             ``{"name": "pretrained", "encoder": name or path, ...}``; empty for none.
-        encoder: settings of the network that reads the audio frames, ``{"name": "conv", ...}``; empty for none.
+        encoder: settings of the network that reads the audio frames, ``{"name": "conv", ...}``, its ``augment`` a
+            table of its own; empty for none.
         train: how it is trained; its ``monitor`` is also the score that a summary leads with.
     """
 
@@ -96,7 +97,9 @@ class Recipe:
         for known, given, part in ((cls, spec, ""), (TrainConfig, train, " of [train]")):
             names = [f.name for f in fields(known)]
             if unknown := [k for k in given if k not in names]:
-                raise MerLabError(f"{where}: unknown setting {unknown[0]!r}{part}; known are {', '.join(names)}.")
+                raise MerLabError(
+                    f"{where}: unknown setting {unknown[0]!r}{part}; known are {', '.join(names)}."
+                )
         if missing := [k for k in ("name", "model") if k not in spec]:
             raise MerLabError(f"{where}: the setting {missing[0]!r} is missing.")
         spec["seeds"] = tuple(spec.get("seeds", (0, 1, 2)))
@@ -166,7 +169,9 @@ def open_corpus(recipe: Recipe) -> Corpus:
     return corpus.scheme(recipe.scheme) if recipe.scheme else corpus
 
 
-def prepare(recipe: Recipe, corpus: Corpus | None = None) -> tuple[dict[str, Dataset], Callable[[], nn.Module] | None]:
+def prepare(
+    recipe: Recipe, corpus: Corpus | None = None
+) -> tuple[dict[str, Dataset], Callable[[], nn.Module] | None]:
     """Data sets by split, and the function that builds the model (None for a baseline).
 
     Vocabulary, means and deviations come from the training split.
@@ -194,7 +199,8 @@ def prepare(recipe: Recipe, corpus: Corpus | None = None) -> tuple[dict[str, Dat
         if words is not None:
             encoder: nn.Module = words()
         elif options.pop("name", None) == "conv":
-            encoder = ConvEncoder(frames.width, **options).fit(frames)
+            augment = Augment(**options.pop("augment")) if "augment" in options else None
+            encoder = ConvEncoder(frames.width, augment=augment, **options).fit(frames)
         else:
             encoder = FrameEncoder(frames.width).fit(frames)
         return MODELS[name](encoder, channel, len(corpus.labels), **settings)
@@ -207,7 +213,9 @@ def _explain_settings(recipe: Recipe, build: Callable[[], nn.Module]) -> Callabl
         try:
             return build()
         except TypeError as error:
-            raise MerLabError(f"recipe {recipe.name}: a setting of the model or encoder does not exist: {error}.") from None
+            raise MerLabError(
+                f"recipe {recipe.name}: a setting of the model or encoder does not exist: {error}."
+            ) from None
 
     return checked
 
@@ -218,7 +226,9 @@ def _audio(spec: dict, corpus: Corpus) -> Ragged:
         return attached(corpus, options["attached"])
     name = options.pop("name", None)
     if name not in AUDIO:
-        raise MerLabError(f"there are no audio features {name!r}; choose one of {', '.join(AUDIO)}, or attached ones.")
+        raise MerLabError(
+            f"there are no audio features {name!r}; choose one of {', '.join(AUDIO)}, or attached ones."
+        )
     try:
         extractor = AUDIO[name](**options)
     except TypeError as error:
@@ -234,7 +244,9 @@ def _text(spec: dict, corpus: Corpus, train: Corpus) -> tuple[Ragged, Callable[[
     if name != "words":
         raise MerLabError(f"there are no text features {name!r}; choose 'words' or 'pretrained'.")
     vocabulary = Vocabulary.build(train.table["text"], options.get("min_count", 1))
-    index = Ragged.from_sequences([vocabulary.encode(t) for t in corpus.table["text"]], corpus.ids, {"name": "words"})
+    index = Ragged.from_sequences(
+        [vocabulary.encode(t) for t in corpus.table["text"]], corpus.ids, {"name": "words"}
+    )
     width, vectors = options.get("width", 64), None
     if "glove" in options:
         vectors, _ = load_glove(options["glove"], vocabulary)
@@ -265,7 +277,10 @@ def run(
     if build is None or workers == 1:
         rows = [_run_seed(recipe, seed, folder, progress, None, (data, build)) for seed in recipe.seeds]
     else:
-        jobs = (joblib.delayed(_run_seed)(recipe, s, folder, False, max(1, cores // workers)) for s in recipe.seeds)
+        jobs = (
+            joblib.delayed(_run_seed)(recipe, s, folder, False, max(1, cores // workers))
+            for s in recipe.seeds
+        )
         rows = joblib.Parallel(workers)(jobs)
     labels = corpus.labels
     test = data["test"]
@@ -276,7 +291,10 @@ def run(
         utterances=test.corpus.ids,
         predictions=predictions,
         validation=[{"seed": row["seed"], **row["log"], **row["validation"]} for row in rows],
-        test=[{"seed": row["seed"], **scores(test.targets, np.array(p), labels)} for row, p in zip(rows, predictions, strict=True)],
+        test=[
+            {"seed": row["seed"], **scores(test.targets, np.array(p), labels)}
+            for row, p in zip(rows, predictions, strict=True)
+        ],
         provenance=provenance(time.perf_counter() - start),
     )
 
@@ -292,7 +310,11 @@ def _run_seed(recipe: Recipe, seed: int, folder, progress: bool, threads: int | 
     else:
         place = Path(folder) / f"{recipe.name}-{recipe.hash}" / f"seed-{seed}" if folder else None
         done = fit(build, train, validation, recipe.train, seed, place, progress)
-        log = {"best_epoch": done.best_epoch, "seconds": round(done.seconds, 2), "history": _rounded(done.history)}
+        log = {
+            "best_epoch": done.best_epoch,
+            "seconds": round(done.seconds, 2),
+            "history": _rounded(done.history),
+        }
         p, q = (predict(done.model, part, batch_by=recipe.train.batch_by) for part in (validation, test))
     chosen = scores(validation.targets, p.argmax(1), validation.corpus.labels)
     keep = {k: v for k, v in chosen.items() if isinstance(v, float)}
@@ -312,7 +334,8 @@ def provenance(seconds: float) -> dict:
         "device": device,
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": {"mer_lab": __version__, "python": platform.python_version()} | {p: version(p) for p in packages},
+        "versions": {"mer_lab": __version__, "python": platform.python_version()}
+        | {p: version(p) for p in packages},
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }

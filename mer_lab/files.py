@@ -88,8 +88,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path, replace: bool = True) -> Iterator[Path]:
     """Yield a new folder beside ``path`` that takes its place only if the block ends well.
+
+    Args:
+        replace: False for what another process may be making as well, such as a cache: the first one stays.
 
     Raises:
         MerLabError: the disk is full or the parent cannot be written.
@@ -106,6 +109,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 return
             if not path.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, "a file stands there", str(path))
+            if not replace:
+                return
             old = temporary.with_suffix(".old")
             os.replace(path, old)
             try:

@@ -287,7 +287,9 @@ def waveform_and_features(
         if kind == "tokens":
             for text, start, end in data:
                 ax.axvspan(start, end, ymin=0.05, ymax=0.95, facecolor=PALE, edgecolor="white")
-                ax.text((start + end) / 2, 0.5, text, ha="center", va="center", fontsize=8, clip_on=True)
+                left, right = np.clip((start, end), *span) if span else (start, end)  # its visible part
+                if right > left:
+                    ax.text((left + right) / 2, 0.5, text, ha="center", va="center", fontsize=8, clip_on=True)
                 last = max(last, end)
             ax.set(ylim=(0, 1), yticks=[])
             ax.spines["left"].set_visible(False)
@@ -302,12 +304,8 @@ def waveform_and_features(
             ends = []
             for (_, values), colour in zip(series.items(), palette, strict=True):
                 values = np.asarray(values, float)
-                ax.plot(
-                    np.arange(len(values)) * hop,
-                    values,
-                    color=colour,
-                    linewidth=0.5 if kind == "wave" else 1.4,
-                )
+                width = 0.5 if kind == "wave" else 1.4
+                ax.plot(np.arange(len(values)) * hop, values, color=colour, linewidth=width)
                 ends.append(values[np.isfinite(values)][-1] if np.isfinite(values).any() else 0.0)
                 last = max(last, len(values) * hop)
             apart = spread(ends, 0.2 * np.ptp(ax.get_ylim()))

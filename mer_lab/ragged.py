@@ -123,12 +123,8 @@ def write_ragged(
     """
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype("<i8")
     total = int(offsets[-1])
-    ends = [0, offsets.nbytes, offsets.nbytes + 4 * total * width]
-    header = {
-        "__metadata__": {"mer_lab": json.dumps(meta, ensure_ascii=False, sort_keys=True)},
-        "offsets": {"dtype": "I64", "shape": [len(offsets)], "data_offsets": ends[:2]},
-        "frames": {"dtype": "F32", "shape": [total, width], "data_offsets": ends[1:]},
-    }
+    metadata = {"mer_lab": json.dumps(meta, ensure_ascii=False, sort_keys=True)}
+    header = {"__metadata__": metadata} | _layout(len(lengths), total, width)
     head = json.dumps(header, ensure_ascii=False).encode()
     head += b" " * (-len(head) % 8)  # the format wants tensors to start at a multiple of eight
     written = 0
@@ -161,29 +157,30 @@ def open_ragged(path: str | Path) -> Ragged:
             if not 2 <= length <= size - 8:
                 raise wrong
             header = json.loads(f.read(length))
-        meta = json.loads(header["__metadata__"]["mer_lab"])
-        offsets, frames = header["offsets"], header["frames"]
-        if (
-            offsets["dtype"] != "I64"
-            or frames["dtype"] != "F32"
-            or size != 8 + length + frames["data_offsets"][1]
-        ):
+            meta = dict(json.loads(header["__metadata__"]["mer_lab"]))
+            ids = list(meta.pop("utterance_ids"))
+            total, width = header["frames"]["shape"]
+            layout = _layout(len(ids), total, width)
+            place, end = (8 + length + x for x in layout["frames"]["data_offsets"])
+            if min(total, width) < 0 or size != end or any(header[k] != v for k, v in layout.items()):
+                raise wrong
+            offsets = np.frombuffer(f.read(place - 8 - length), "<i8")
+        if offsets[0] or offsets[-1] != total or (np.diff(offsets) < 0).any():
             raise wrong
-        start = np.fromfile(path, "<i8", offsets["shape"][0], offset=8 + length + offsets["data_offsets"][0])
-        shape = tuple(frames["shape"])
-        if (
-            start[0]
-            or start[-1] != shape[0]
-            or (np.diff(start) < 0).any()
-            or len(start) != len(meta["utterance_ids"]) + 1
-        ):
-            raise wrong
-        place = 8 + length + frames["data_offsets"][0]
-        data = (
-            np.memmap(path, "<f4", "r", place, shape) if shape[0] * shape[1] else np.zeros(shape, np.float32)
-        )
+        mapped = total * width > 0  # nothing cannot be mapped
+        shape = (total, width)
+        frames = np.memmap(path, "<f4", "r", place, shape) if mapped else np.zeros(shape, np.float32)
     except FileNotFoundError:
         raise MerLabError(f"{path}: there is no such feature file.") from None
-    except (KeyError, ValueError, TypeError, IndexError):
+    except (KeyError, ValueError, TypeError, IndexError, RecursionError, OSError):
         raise wrong from None
-    return Ragged(data, start, meta.pop("utterance_ids"), meta)
+    return Ragged(frames, offsets, ids, meta)
+
+
+def _layout(utterances: int, total: int, width: int) -> dict[str, dict]:
+    """What the header says of the two tensors."""
+    ends = [0, 8 * (utterances + 1), 8 * (utterances + 1) + 4 * total * width]
+    return {
+        "offsets": {"dtype": "I64", "shape": [utterances + 1], "data_offsets": ends[:2]},
+        "frames": {"dtype": "F32", "shape": [total, width], "data_offsets": ends[1:]},
+    }

@@ -10,6 +10,7 @@ from typing import Protocol
 from mer_lab.corpora.staged import StagedConfig
 from mer_lab.errors import MerLabError
 from mer_lab.experiments import Recipe, Result
+from mer_lab.figures import ROOT
 from mer_lab.training import TrainConfig
 
 _VOICE = {"name": "prosody", "hop": 0.02}
@@ -19,6 +20,30 @@ _ALL = (
     Recipe("majority", {"name": "majority"}, seeds=(0,)),
     Recipe("text-tfidf", {"name": "tfidf-logreg"}, seeds=(0,)),
     Recipe("audio-boosting", {"name": "prosody-boosting"}, audio=_VOICE, seeds=(0,)),
+    Recipe(
+        "text-bilstm",
+        {"name": "bilstm", "width": 32, "dropout": 0.1},
+        text=_WORDS,
+        train=TrainConfig(epochs=12, lr=4e-3),
+    ),
+    Recipe(
+        "text-transformer",
+        {"name": "transformer", "width": 32, "layers": 1, "dropout": 0.3},
+        text=_WORDS,
+        train=TrainConfig(epochs=12, lr=4e-3),
+    ),
+    Recipe(
+        "audio-bilstm",
+        {"name": "bilstm", "width": 48, "dropout": 0.2, "stride": 2},
+        audio=_VOICE,
+        train=TrainConfig(epochs=14, batch_size=64, lr=4e-3),
+    ),
+    Recipe(
+        "audio-transformer",
+        {"name": "transformer", "width": 32, "dropout": 0.1, "stride": 4},
+        audio=_VOICE,
+        train=TrainConfig(epochs=14, lr=1e-3),
+    ),
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
 
@@ -59,6 +84,13 @@ def find_recipe(name: str) -> Recipe:
     raise MerLabError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}, or a .toml file.")
 
 
+def recorded(name: str, folder: str | Path = ROOT / "results") -> Result | None:
+    """The result that the repository records of a named recipe as it stands; None where there is none."""
+    recipe = find_recipe(name)
+    path = Path(folder) / f"{recipe.name}-{recipe.hash}.json"
+    return Result.load(path) if path.exists() else None
+
+
 def table(results: Sequence[Result]) -> str:
     """A plain table of results: test scores as mean ± standard deviation over seeds, in per cent."""
     rows = [["recipe", "corpus", "seeds", "WA", "UA", "weighted F1", "macro F1"]]
@@ -66,7 +98,11 @@ def table(results: Sequence[Result]) -> str:
         cells = [result.recipe.name, Path(result.recipe.corpus).name, str(len(result.test))]
         for metric in ("wa", "ua", "weighted_f1", "macro_f1"):
             mean, std = result.summary(metric)
-            cells.append(f"{100 * mean:.1f} ± {100 * std:.1f}" if len(result.test) > 1 else f"{100 * mean:.1f}")
+            cells.append(
+                f"{100 * mean:.1f} ± {100 * std:.1f}" if len(result.test) > 1 else f"{100 * mean:.1f}"
+            )
         rows.append(cells)
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -1,5 +1,6 @@
 """Corpora: importers, the native folder, the built-in Staged corpus, splits."""
 
+import os
 from pathlib import Path
 
 from mer_lab.corpora.corpus import COLUMNS, SPLITS, Corpus
@@ -9,7 +10,8 @@ __all__ = ["COLUMNS", "SPLITS", "Corpus", "load_corpus", "save_corpus"]
 
 
 def load_corpus(name: str | Path) -> Corpus:
-    """Load a corpus: ``"staged"`` (generated on first use) or the path of a native folder.
+    """Load a corpus: ``"staged"`` (generated on first use), a native folder, or its name in
+    ``$MER_LAB_DATA/corpora``.
 
     Raises:
         MerLabError: the folder is missing, half written or wrong; with file and line.
@@ -18,4 +20,5 @@ def load_corpus(name: str | Path) -> Corpus:
         from mer_lab.corpora.staged import staged
 
         return staged()
-    return read_folder(name)
+    home = Path(os.environ.get("MER_LAB_DATA", ".")).expanduser() / "corpora" / name
+    return read_folder(home if home.is_dir() and not Path(name).is_dir() else name)

@@ -24,7 +24,17 @@ from mer_lab.files import digest
 _WEIGHTS = ("model.safetensors", "model-*.safetensors")
 _FILES = (*_WEIGHTS, "*.json", "*.txt", "*.model")  # weights, settings and every kind of tokeniser
 _BATCH = 32
-_BAD = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError)
+_BAD = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+)
+"""What transformers raises over a damaged folder."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ class PretrainedText:
         Raises:
             MerLabError: the encoder has no such layer.
         """
-        count = _config(find_encoder(self.encoder)).num_hidden_layers + 1
+        count = self._config().num_hidden_layers + 1
         asked = (self.layer,) if isinstance(self.layer, int) else self.layer
         if not asked or not all(-count <= k < count for k in asked):
             raise MerLabError(
@@ -73,14 +83,14 @@ class PretrainedText:
     @property
     def names(self) -> list[str]:
         """``layer<k>_0 ... layer<k>_<D - 1>``, layer by layer."""
-        width = _config(find_encoder(self.encoder)).hidden_size
+        width = self._config().hidden_size
         return [f"layer{k}_{d}" for k in self.layers for d in range(width)]
 
     @property
     def settings(self) -> dict[str, object]:
         """What decides the numbers: the encoder by its content, not by where it lies."""
         weights = fingerprint(find_encoder(self.encoder))
-        return {"weights": weights, "layers": self.layers, "max_tokens": self.max_tokens}
+        return {"weights": weights, "layer": self.layer, "max_tokens": self.max_tokens}
 
     def tokens(self, text: str) -> list[str]:
         """The tokens whose vectors :meth:`__call__` returns, special ones included ``(T,)``."""
@@ -113,6 +123,10 @@ class PretrainedText:
                 out[k] = vectors
         return out
 
+    def _config(self):
+        folder = find_encoder(self.encoder)
+        return _load_config(folder, fingerprint(folder))
+
     def _loaded(self):
         folder = find_encoder(self.encoder)
         return _load(folder, fingerprint(folder))
@@ -123,7 +137,7 @@ class PretrainedText:
         room = min(tokenizer.model_max_length, positions)
         if not 2 < self.max_tokens <= room:
             raise MerLabError(f"max_tokens is {self.max_tokens}; encoder {self.encoder} takes 3 to {room}.")
-        return tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+        return [tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"] for text in texts]
 
 
 def find_encoder(encoder: str | Path) -> Path:
@@ -141,10 +155,11 @@ def find_encoder(encoder: str | Path) -> Path:
     folder = folder or _from_hub(str(encoder))
     if not (folder / "config.json").is_file():
         raise MerLabError(f"{folder}: there is no config.json; give the folder that save_pretrained() wrote.")
-    if not any(True for pattern in _WEIGHTS for _ in folder.glob(pattern)):
+    if not _has_weights(folder):
         raise MerLabError(
-            f"{folder}: there is no model.safetensors, and mer_lab loads no pickled weights; load "
-            "the encoder where you trust it and save it again with save_pretrained()."
+            f"{folder}: there is no model.safetensors: either a download was not finished, then run once "
+            "where the hub can be reached, or the weights are a pickle, which mer_lab does not load, then "
+            "save them again with save_pretrained()."
         )
     return folder
 
@@ -156,19 +171,23 @@ def _from_hub(name: str) -> Path:
 
     for cached in (True, False):
         try:
-            folder = Path(
-                snapshot_download(name, allow_patterns=_FILES, ignore_patterns="*/*", local_files_only=cached)
+            found = snapshot_download(
+                name, allow_patterns=_FILES, ignore_patterns="*/*", local_files_only=cached
             )
         except (OSError, HFValidationError, RuntimeError):  # absent, unreachable, or not a name at all
             continue
-        if not cached or (folder / "config.json").is_file() and any(folder.glob("model*.safetensors")):
-            return folder
+        if not cached or _has_weights(Path(found)):
+            return Path(found)
     raise MerLabError(
         f"encoder {name!r} is not a local folder, not in the hub's cache, and could not be downloaded; "
         "(1) run once where the hub can be reached, to download it by name, (2) give a local folder written "
         "by save_pretrained(), or (3) copy the hub's cache folder here from another machine and point "
         "HF_HOME at it."
     )
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(next(folder.glob(pattern), None) for pattern in _WEIGHTS)
 
 
 def fingerprint(folder: Path) -> str:
@@ -185,19 +204,20 @@ def _hash(path: Path, size: int, changed: int) -> str:
         return file_digest(f, "sha256").hexdigest()
 
 
-@lru_cache(maxsize=8)
-def _config(folder: Path):
+@lru_cache(maxsize=1)
+def _load_config(folder: Path, content: str):
+    """``content`` makes a changed folder load again."""
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True)
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except _BAD as error:
         raise _unloadable(folder, error) from error
 
 
 @lru_cache(maxsize=1)
 def _load(folder: Path, content: str):
-    """Tokeniser and model; ``content`` makes a changed folder load again."""
+    """Tokeniser and model; ``content`` as above."""
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
@@ -205,9 +225,10 @@ def _load(folder: Path, content: str):
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what it would warn of is checked below, and told in one sentence
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        local = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
         model, info = AutoModel.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            folder, **local, use_safetensors=True, dtype=torch.float32, output_loading_info=True
         )
     except _BAD as error:
         raise _unloadable(folder, error) from error

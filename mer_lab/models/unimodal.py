@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from mer_lab.batches import Batch
@@ -72,6 +73,66 @@ class UnimodalTransformer(nn.Module):
             attention = {f"self {k + 1}": weights for k, weights in enumerate(maps)}
             attention["pooling"] = alpha[:, None, None, :]
         return Output(logits, attention, c)
+
+
+class UnimodalPooling(nn.Module):
+    """Attention pooling and the maximum over the encoder's vectors, linear classifier.
+
+    For strong frames: a pretrained encoder has already mixed its steps, so none is mixed here. What attention
+    averages, and the largest value of every dimension over time, stand side by side.
+
+    Args:
+        encoder: turns what the batch holds into vectors and their mask; has a ``width``.
+        channel: ``"audio"`` or ``"text"``.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, channel: str, classes: int, width: int = 256, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.channel = channel
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.project = nn.Linear(encoder.width, width)
+        self.pool = AttentionPooling(width)
+        self.classify = nn.Linear(2 * width, classes)
+
+    def forward(self, batch: Batch, need_attention: bool = False) -> Output:
+        x, mask = self.encoder(*batch.channel(self.channel))  # (U, T, D), (U, T)
+        h = self.project(self.dropout(x)).relu() * mask.unsqueeze(-1)  # (U, T, width), none below 0
+        mean, alpha = self.pool(h, mask)  # (U, width), (U, T)
+        c = torch.cat([mean, h.amax(1)], dim=-1)  # (U, 2 width)
+        logits = self.classify(self.dropout(c))  # (U, classes)
+        attention = {"pooling": alpha[:, None, None, :]} if need_attention else {}
+        return Output(logits, attention, c)
+
+
+class UnimodalStatistics(nn.Module):
+    """Mean and standard deviation over time of the encoder's vectors, layer norm, linear classifier.
+
+    The statistics pooling of x-vectors (Snyder et al., ICASSP 2018). No step is chosen, so there is no
+    attention to show; with few speakers to learn from, that is an advantage.
+
+    Args:
+        encoder: turns what the batch holds into vectors and their mask; has a ``width``.
+        channel: ``"audio"`` or ``"text"``.
+    """
+
+    def __init__(self, encoder: nn.Module, channel: str, classes: int, dropout: float = 0.3) -> None:
+        super().__init__()
+        self.channel = channel
+        self.encoder = encoder
+        self.norm = nn.LayerNorm(2 * encoder.width)
+        self.dropout = nn.Dropout(dropout)
+        self.classify = nn.Linear(2 * encoder.width, classes)
+
+    def forward(self, batch: Batch, need_attention: bool = False) -> Output:
+        x, mask = self.encoder(*batch.channel(self.channel))  # (U, T, D), zeros in padding
+        count = mask.sum(1, keepdim=True).clamp(min=1)  # (U, 1)
+        mean = x.sum(1) / count  # (U, D)
+        variance = ((x - mean[:, None]).square() * mask.unsqueeze(-1)).sum(1) / count
+        c = self.norm(torch.cat([mean, (variance + 1e-5).sqrt()], dim=-1))  # (U, 2 D); no infinite slope at 0
+        return Output(self.classify(self.dropout(c)), {}, c)
 
 
 def average_steps(x, mask, stride: int):

@@ -73,7 +73,7 @@ def staged(config: StagedConfig | None = None, workers: int | None = None) -> Co
     key = digest(str(VERSION), repr(sorted(asdict(config).items())), length=10)
     folder = cache_dir() / "corpora" / f"staged-{key}"
     if not (folder / "corpus.toml").exists():
-        with atomic_folder(folder) as temporary:
+        with atomic_folder(folder, replace=False) as temporary:
             _generate(config, temporary, workers)
     return read_folder(folder)
 

@@ -1,7 +1,17 @@
 """Blocks that several systems share. Every one takes a mask, True = real."""
 
+from mer_lab.models.layers.convolution import Augment, ConvEncoder
 from mer_lab.models.layers.encoders import FrameEncoder, WordEncoder
 from mer_lab.models.layers.pooling import AttentionPooling, Pooled
 from mer_lab.models.layers.sequence import BiLSTM, TransformerEncoder
 
-__all__ = ["AttentionPooling", "BiLSTM", "FrameEncoder", "Pooled", "TransformerEncoder", "WordEncoder"]
+__all__ = [
+    "AttentionPooling",
+    "Augment",
+    "BiLSTM",
+    "ConvEncoder",
+    "FrameEncoder",
+    "Pooled",
+    "TransformerEncoder",
+    "WordEncoder",
+]

@@ -1,6 +1,7 @@
-"""What stands before a system: ``encoder(x, mask) -> (vectors (U, T', width), mask (U, T'))``. Interchangeable.
+"""What stands before a system: ``encoder(x, mask) -> (vectors (U, T', width), mask (U, T'))``.
 
-An encoder returns a mask because it may shorten the sequence; the vectors are zero where the mask is False.
+Encoders are interchangeable. One returns a mask because it may shorten the sequence; the vectors are zero
+where the mask is False.
 """
 
 from __future__ import annotations

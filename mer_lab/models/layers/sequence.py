@@ -33,9 +33,8 @@ class BiLSTM(nn.Module):
         """``x (U, T, D)``, ``mask (U, T)`` to ``(U, T, 2 hidden)``, zeros after the end."""
         steps = torch.arange(x.shape[1], device=x.device)
         length = mask.sum(1, keepdim=True)
-        order = torch.where(steps < length, length - 1 - steps, steps).unsqueeze(
-            -1
-        )  # (U, T, 1), its own inverse
+        order = torch.where(steps < length, length - 1 - steps, steps)  # (U, T), its own inverse
+        order = order.unsqueeze(-1)
         for k, (ahead, back) in enumerate(zip(self.forwards, self.backwards, strict=True)):
             x = self.dropout(x) if k else x
             reversed_x = x.gather(1, order.expand_as(x))
