@@ -2,9 +2,10 @@
 
     python benchmarks/epoch.py [RECIPE ...]
 
-Trains two epochs of each recipe on the Staged corpus with one thread and prints, for the second (the first warms
-up), seconds, utterances a second, and the share of the time that is spent in the steps: forward, backward, clipping
-and the optimiser's update. The rest is batch making and bookkeeping. The aim is a share of at least 80 %.
+Trains two epochs of each recipe on the Staged corpus with one thread and prints, for the second (the first
+warms up), seconds, utterances a second, and the share of the time that is spent in the steps: forward,
+backward, clipping and the optimiser's update. The rest is batch making and bookkeeping. The aim is a share of
+at least 80 %.
 """
 
 import sys

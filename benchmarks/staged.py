@@ -2,8 +2,8 @@
 
     python benchmarks/staged.py
 
-Generates the corpus at its default size and extracts prosody and log-mel frames, in a fresh cache. The aim is less
-than 90 seconds on two cores for all of it.
+Generates the corpus at its default size and extracts prosody and log-mel frames, in a fresh cache. The aim is
+less than 90 seconds on two cores for all of it.
 """
 
 import os
@@ -21,9 +21,8 @@ def main() -> None:
         begin = start = time.perf_counter()
         corpus = staged()
         seconds = (corpus.table["end"] - corpus.table["start"]).sum()
-        print(
-            f"{'spoken':10} {time.perf_counter() - start:6.1f} s   {len(corpus)} utterances, {seconds / 60:.0f} minutes"
-        )
+        took = time.perf_counter() - start
+        print(f"{'spoken':10} {took:6.1f} s   {len(corpus)} utterances, {seconds / 60:.0f} minutes")
         for extractor in (Prosody(hop=0.02), LogMel(hop=0.02)):
             start = time.perf_counter()
             FeatureStore().get(corpus, extractor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +19,7 @@ app = typer.Typer(
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
 
-class Source(str, Enum):
+class Source(StrEnum):
     """Corpora that `prepare` knows."""
 
     staged = "staged"
@@ -92,7 +92,7 @@ def add_features(
 ) -> None:
     """Attach a table of features that were extracted elsewhere.
 
-    Example: mer-lab add-features corpora/meld prosody train=a.csv validation=b.csv test=c.csv --key filename --match clip
+    Example: mer-lab add-features corpora/meld prosody train=a.csv validation=b.csv test=c.csv --match clip
     """
     from mer_lab.corpora.attach import add_features as attach
     from mer_lab.corpora.corpus import SPLITS

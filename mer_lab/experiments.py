@@ -9,7 +9,7 @@ import subprocess
 import time
 import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from mer_lab.features.pretrained import PretrainedText
 from mer_lab.features.store import FeatureStore, attached
 from mer_lab.files import digest, write_text
 from mer_lab.metrics import scores
-from mer_lab.models import UnimodalBiLSTM, UnimodalPooling, UnimodalTransformer
+from mer_lab.models import UnimodalBiLSTM, UnimodalPooling, UnimodalStatistics, UnimodalTransformer
 from mer_lab.models.baselines import BASELINES
 from mer_lab.models.layers import Augment, ConvEncoder, FrameEncoder, WordEncoder
 from mer_lab.ragged import Ragged
@@ -40,6 +40,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "bilstm": UnimodalBiLSTM,
     "transformer": UnimodalTransformer,
     "pooling": UnimodalPooling,
+    "statistics": UnimodalStatistics,
 }
 
 
@@ -55,8 +56,8 @@ class Recipe:
         audio: ``{"name": extractor, **settings}`` or ``{"attached": name}``; empty for none.
         text: ``{"name": "words", "width": 64, "min_count": 1, "drop": 0.1, "glove": path}`` or
             ``{"name": "pretrained", "encoder": name or path, ...}``; empty for none.
-        encoder: settings of the network that reads the audio frames, ``{"name": "conv", ...}``, its ``augment`` a
-            table of its own; empty for none.
+        encoder: settings of the network that reads the audio frames, ``{"name": "conv", ...}``, its
+            ``augment`` a table of its own; empty for none.
         train: how it is trained; its ``monitor`` is also the score that a summary leads with.
     """
 
@@ -261,8 +262,8 @@ def run(
 
     Args:
         folder: keep checkpoints there; a killed run goes on where it was.
-        workers: seeds trained at a time, each in a process with its share of the cores (all cores on a CPU, one
-            process on an accelerator by default).
+        workers: seeds trained at a time, each in a process with its share of the cores; by default as many as
+            there are cores on a CPU, and one on an accelerator.
 
     Raises:
         MerLabError: whatever the recipe, the corpus or the training complains about.

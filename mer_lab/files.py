@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import platformdirs
+from filelock import FileLock
 
 from mer_lab.errors import MerLabError
 
@@ -88,11 +89,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: str | Path, replace: bool = True) -> Iterator[Path]:
+def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a new folder beside ``path`` that takes its place only if the block ends well.
-
-    Args:
-        replace: False for what another process may be making as well, such as a cache: the first one stays.
 
     Raises:
         MerLabError: the disk is full or the parent cannot be written.
@@ -109,8 +107,6 @@ def atomic_folder(path: str | Path, replace: bool = True) -> Iterator[Path]:
                 return
             if not path.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, "a file stands there", str(path))
-            if not replace:
-                return
             old = temporary.with_suffix(".old")
             os.replace(path, old)
             try:
@@ -121,6 +117,27 @@ def atomic_folder(path: str | Path, replace: bool = True) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Make ``path`` in one process at a time; the others wait, and then find it made.
+
+    The lock is the system's, on a file beside ``path``: it falls with the process that holds it, even after
+    kill -9.
+
+    Raises:
+        MerLabError: the folder cannot be written.
+    """
+    path = Path(path)
+    with explain_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -194,6 +194,8 @@ def _execute(path: Path, scale: str, figures: Path, environment: dict[str, str])
             "PYTHONWARNINGS": "ignore:IProgress not found",
             "PYDEVD_DISABLE_FILE_VALIDATION": "1",
             "TQDM_DISABLE": "1",  # a bar that has reached its end tells a reader nothing
+            # small networks gain nothing from a second thread, and lose much where the cores are shared
+            **{name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
         }
         client = NotebookClient(
             notebook,

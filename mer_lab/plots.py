@@ -303,9 +303,10 @@ def waveform_and_features(
             palette = colours(series) if len(series) > 1 else [ACCENT if kind == "lines" else INK]
             ends = []
             for (_, values), colour in zip(series.items(), palette, strict=True):
-                values = np.asarray(values, float)
-                width = 0.5 if kind == "wave" else 1.4
-                ax.plot(np.arange(len(values)) * hop, values, color=colour, linewidth=width)
+                at, values = np.arange(len(values)) * hop, np.asarray(values, float)
+                if span:  # what is not shown must not stretch the axis
+                    values = np.where((at >= span[0]) & (at <= span[1]), values, np.nan)
+                ax.plot(at, values, color=colour, linewidth=0.5 if kind == "wave" else 1.4)
                 ends.append(values[np.isfinite(values)][-1] if np.isfinite(values).any() else 0.0)
                 last = max(last, len(values) * hop)
             apart = spread(ends, 0.2 * np.ptp(ax.get_ylim()))

@@ -14,6 +14,7 @@ from mer_lab.figures import ROOT
 from mer_lab.training import TrainConfig
 
 _VOICE = {"name": "prosody", "hop": 0.02}
+_WEIGHTED_F1 = TrainConfig(monitor="weighted_f1")
 _WORDS = {"name": "words", "width": 32, "drop": 0.1}
 
 _ALL = (
@@ -43,6 +44,31 @@ _ALL = (
         {"name": "transformer", "width": 32, "dropout": 0.1, "stride": 4},
         audio=_VOICE,
         train=TrainConfig(epochs=14, lr=1e-3),
+    ),
+    Recipe("meld-majority", {"name": "majority"}, corpus="meld", train=_WEIGHTED_F1, seeds=(0,)),
+    Recipe("meld-tfidf", {"name": "tfidf-logreg"}, corpus="meld", train=_WEIGHTED_F1, seeds=(0,)),
+    Recipe(
+        "meld-prosody",
+        {"name": "prosody-boosting"},
+        corpus="meld",
+        audio={"attached": "prosody"},
+        train=_WEIGHTED_F1,
+        seeds=(0,),
+    ),
+    Recipe(
+        "meld-minilm",
+        {"name": "pooling", "dropout": 0.5},
+        corpus="meld",
+        text={"name": "pretrained", "encoder": "minilm-l6-v2", "layer": 3},
+        train=TrainConfig(epochs=8, lr=2e-3, class_weights=0.5, patience=8, monitor="weighted_f1"),
+    ),
+    Recipe(
+        "ravdess-logmel",
+        {"name": "statistics", "dropout": 0.3},
+        corpus="ravdess",
+        audio={"name": "logmel", "n_mels": 64, "window": 0.04, "hop": 0.02},
+        encoder={"name": "conv", "augment": {"stretch": 0.15, "shift": 1.5, "scale": 0.1}},
+        train=TrainConfig(epochs=90, patience=90, batch_size=16, lr=3e-3, weight_decay=0.05, monitor="ua"),
     ),
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}

@@ -208,14 +208,15 @@ def test_write_is_all_or_nothing(tmp_path, monkeypatch):
     write_audio(path, tone(16000), 16000)
     before = path.read_bytes()
 
-    def fails(name, *args, **kwargs):
-        with open(name, "wb") as f:
-            f.write(b"half")
+    def fails(self, data):
+        with self.open("wb") as f:
+            f.write(data[:4])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(soundfile, "write", fails)
-    with pytest.raises(MerLabError, match="disk is full"):
-        write_audio(path, tone(16000, hz=200), 16000)
+    with monkeypatch.context() as m:
+        m.setattr(type(path), "write_bytes", fails)
+        with pytest.raises(MerLabError, match="disk is full"):
+            write_audio(path, tone(16000, hz=200), 16000)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
     for bad in (np.zeros((2, 5)), np.zeros(0)):

@@ -216,6 +216,34 @@ def test_real_cells_run_with_data_and_show_the_record_without(monkeypatch, tmp_p
     assert "not computed here" in printed and "weighted_f1 0.5432" in printed and "git_commit abc" in printed
 
 
+def test_real_data_is_looked_for_where_the_user_says_first(monkeypatch, tmp_path):
+    monkeypatch.setattr(course, "ROOT", tmp_path / "checkout")
+    monkeypatch.delenv("MER_LAB_DATA", raising=False)
+    monkeypatch.delenv("MER_LAB_SHARED_DATA", raising=False)
+    assert course.real_data("ravdess") is None
+    for name in ("shared/data", "mine"):
+        (tmp_path / name / "ravdess").mkdir(parents=True)
+    assert course.real_data("ravdess") == tmp_path / "shared/data/ravdess"
+    monkeypatch.setenv("MER_LAB_DATA", str(tmp_path / "mine"))
+    assert course.real_data("ravdess") == tmp_path / "mine/ravdess"
+    assert course.real_data("iemocap") is None
+
+
+def test_a_real_cell_is_recorded_only_where_results_are_asked_for(monkeypatch, tmp_path):
+    monkeypatch.delenv("MER_LAB_RESULTS", raising=False)
+    course.setup("02_features", scale="cpu")
+    assert course.real_cell("probe", lambda: {"ua": 0.4}, tmp_path) == {"ua": 0.4}
+    monkeypatch.setenv("MER_LAB_RESULTS", str(tmp_path / "results"))
+    course.setup("02_features", scale="smoke")
+    course.real_cell("probe", lambda: {"ua": 0.1}, tmp_path)
+    assert not (tmp_path / "results").exists()  # nothing so far: not asked for, or not a full run
+    course.setup("02_features", scale="cpu")
+    course.real_cell("probe", lambda: {"ua": 0.4}, tmp_path)
+    monkeypatch.setattr(course, "ROOT", tmp_path)
+    found = course.recorded("probe")
+    assert found["ua"] == 0.4 and found["lesson"] == "02_features" and found["scale"] == "cpu"
+
+
 def test_gpu_cells_train_on_an_accelerator_only(monkeypatch, capsys):
     course.setup("03_unimodal", scale="cpu")
     assert course.gpu_cell("none_such", lambda: "ran") is None

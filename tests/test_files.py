@@ -74,9 +74,6 @@ def test_a_folder_is_replaced_whole(tmp_path):
         with atomic_folder(folder) as new:
             write_text(new / name, name)
     assert listing(folder) == ["new"] and listing(tmp_path) == ["f"]
-    with atomic_folder(folder, replace=False) as late:  # what another process finished first stays
-        write_text(late / "late", "late")
-    assert listing(folder) == ["new"] and listing(tmp_path) == ["f"]
 
 
 def test_a_folder_that_cannot_take_its_place_gives_it_back(tmp_path, monkeypatch):
@@ -196,7 +193,7 @@ def attempt(name, call):
     for name, message in said.items():
         place = tmp_path / name / ("target" if name != "staged" else "corpora/staged-")
         assert message.startswith(str(place)) and "the disk is full; free some space" in message, message
-        left = [p for p in (tmp_path / name).rglob("*") if not p.is_dir() or p.name != "corpora"]
+        left = [p.name for p in (tmp_path / name).rglob("*") if p.name != "corpora" and p.suffix != ".lock"]
         assert not left, left
 
 
@@ -220,3 +217,16 @@ def test_cache_dir(monkeypatch, tmp_path):
 def test_digest_tells_lists_of_parts_apart(a, b):
     assert (digest(*a) == digest(*b)) == (a == b)
     assert digest(*a) == digest(*(x.encode() for x in a)) and len(digest(*a, length=7)) == 7
+
+
+def test_what_one_process_makes_the_others_find_made(tmp_path):
+    script = (
+        "import sys, time; from pathlib import Path; from mer_lab.files import locked, write_text\n"
+        "path = Path(sys.argv[1])\n"
+        "with locked(path):\n"
+        "    if not path.exists():\n"
+        "        time.sleep(0.2); write_text(path, 'made'); print('made')\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "x")]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert sorted(p.communicate(timeout=60)[0] for p in running) == ["", "", "made\n"]

@@ -144,8 +144,8 @@ def test_gradients_reach_every_parameter(model, batch):
 def test_it_learns(model, sines):
     data = sines.select("train")
     batch = data.batch(np.flatnonzero(data.targets >= 0))
-    optimiser = torch.optim.Adam(model.train().parameters(), lr=0.03)
-    for _ in range(30):
+    optimiser = torch.optim.Adam(model.train().parameters(), lr=0.05)
+    for _ in range(20):
         optimiser.zero_grad()
         nn.functional.cross_entropy(model(batch).logits, batch.label).backward()
         optimiser.step()

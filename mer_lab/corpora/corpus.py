@@ -85,7 +85,7 @@ class Corpus:
     def targets(self) -> np.ndarray:
         """Class index of each utterance ``(U,)`` int64; -1 where it has no label."""
         index = {label: k for k, label in enumerate(self.labels)}
-        return self.table["label"].map(lambda x: index.get(x, -1)).to_numpy(np.int64)
+        return np.array([index.get(label, -1) for label in self.table["label"]], np.int64)
 
     @property
     def has_audio(self) -> bool:

@@ -145,7 +145,8 @@ def read_folder(folder: str | Path, check_audio: bool = True) -> Corpus:
     folder = Path(folder)
     if not folder.is_dir():
         raise MerLabError(
-            f"{folder}: there is no such folder; give 'staged', a corpus folder, or the name of one in $MER_LAB_DATA/corpora."
+            f"{folder}: there is no such folder; give 'staged', a corpus folder, or the name of one in "
+            "$MER_LAB_DATA/corpora."
         )
     toml_path, path = folder / "corpus.toml", folder / "utterances.csv"
     spec = _read_toml(toml_path)

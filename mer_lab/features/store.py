@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from mer_lab.audio import read_audio
 from mer_lab.corpora import Corpus
 from mer_lab.errors import MerLabError
-from mer_lab.files import cache_dir, digest
+from mer_lab.files import cache_dir, digest, locked
 from mer_lab.ragged import Ragged, open_ragged, write_ragged
 
 PART = 128
@@ -75,11 +75,9 @@ class FeatureStore:
         key = digest(settings, *corpus.ids, *content)
         path = self.folder / f"{extractor.name}-{key}.safetensors"
         if not path.exists():
-            try:
-                self._extract(corpus.ids, utterances, extractor, path, workers)
-            except (MerLabError, OSError):
-                if not path.exists():  # else another process finished it, and took the parts away
-                    raise
+            with locked(path):
+                if not path.exists():
+                    self._extract(corpus.ids, utterances, extractor, path, workers)
         return open_ragged(path)
 
     def _extract(
@@ -107,7 +105,7 @@ class FeatureStore:
             "settings": _settings(extractor),
         }  # fmt: skip
         write_ragged(target, meta, lengths, len(extractor.names), (part.frames for part in opened))
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial)
 
 
 def _extract_part(extractor: Extractor, ids: list[str], utterances: list, target: Path) -> int:

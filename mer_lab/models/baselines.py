@@ -1,7 +1,7 @@
 """Baselines without a network, from scikit-learn: what any deep result must beat.
 
-Each is fitted on the training split; what it may choose (a strength of regularisation, class weights), it chooses
-by the validation score. Each has ``predict_proba(data) -> (U, classes)``.
+Each is fitted on the training split; what it may choose (a strength of regularisation, class weights), it
+chooses by the validation score. Each has ``predict_proba(data) -> (U, classes)``.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class TfidfLogReg:
 class ProsodyBoosting:
     """Prosody pooled over the utterance, gradient-boosted trees.
 
-    Frames of :class:`~mer_lab.features.Prosody` become 19 statistics; other audio features are averaged over time,
-    which leaves a table of one row an utterance as it is. Missing values are left to the trees.
+    Frames of :class:`~mer_lab.features.Prosody` become 19 statistics; other audio features are averaged over
+    time, which leaves a table of one row an utterance as it is. Missing values are left to the trees.
     """
 
     def fit(self, train: Dataset, validation: Dataset, monitor: str = "wa", seed: int = 0) -> ProsodyBoosting:

@@ -18,7 +18,7 @@ from mer_lab.corpora.staged.process import CUES, TURNS, Plan, evaluate, plan_dia
 from mer_lab.corpora.staged.script import FRAMES, LABELS, LEXICON, SCENES, pseudo_word, sentence
 from mer_lab.corpora.staged.speech import MANNERS, Line, speak
 from mer_lab.errors import MerLabError
-from mer_lab.files import atomic_folder, cache_dir, digest
+from mer_lab.files import atomic_folder, cache_dir, digest, locked
 
 __all__ = ["CUES", "INFORMATION", "LABELS", "StagedConfig", "ceilings", "staged"]
 
@@ -73,8 +73,10 @@ def staged(config: StagedConfig | None = None, workers: int | None = None) -> Co
     key = digest(str(VERSION), repr(sorted(asdict(config).items())), length=10)
     folder = cache_dir() / "corpora" / f"staged-{key}"
     if not (folder / "corpus.toml").exists():
-        with atomic_folder(folder, replace=False) as temporary:
-            _generate(config, temporary, workers)
+        with locked(folder):
+            if not (folder / "corpus.toml").exists():
+                with atomic_folder(folder) as temporary:
+                    _generate(config, temporary, workers)
     return read_folder(folder)
 
 

@@ -33,23 +33,25 @@ BACKCHANNELS: dict[str, int] = {"mm-hm": 1, "right": 1, "okay": 2, "i see": 2}
 _NOUNS = """
 harbour ferry lighthouse|orchard ladder basket|library essay lecture|kitchen oven recipe|garage engine tyre|
 theatre curtain ticket|clinic nurse bandage|airport suitcase passport|market stall melon|
-stadium whistle referee|farm tractor fence|museum statue guide|bakery loaf counter|hotel lobby elevator|castle tower bridge|
-forest cabin trail|studio canvas brush|wedding cake speech|office printer memo|school bell corridor|
-zoo parrot cage|beach towel umbrella|bank loan signature|circus tent clown|factory helmet crane|
-concert violin encore|desert camel dune|island canoe paddle|village fountain well|tunnel lantern map|
-prison gate guard|hospital ward crutch|garden rose shovel|church candle choir|court judge verdict|
-river raft oar|glacier sledge rope|cinema poster queue|laundry shirt iron|gym mat trainer|
-mailroom parcel stamp|chess rook clock|bus driver seat|picnic blanket thermos|antique vase auction|
-newspaper headline editor|radio host jingle|subway platform token|vineyard barrel cork|lake jetty swan|
-workshop hammer bench|pharmacy bottle label|embassy visa flag|bookshop shelf novel|
-observatory telescope comet|quarry stone truck|nursery cradle toy|restaurant waiter menu|campus dormitory roommate|pier anchor net|
-attic trunk diary|balcony plant railing|highway toll detour|carnival mask float
+stadium whistle referee|farm tractor fence|museum statue guide|bakery loaf counter|hotel lobby elevator|
+castle tower bridge|forest cabin trail|studio canvas brush|wedding cake speech|office printer memo|
+school bell corridor|zoo parrot cage|beach towel umbrella|bank loan signature|circus tent clown|
+factory helmet crane|concert violin encore|desert camel dune|island canoe paddle|village fountain well|
+tunnel lantern map|prison gate guard|hospital ward crutch|garden rose shovel|church candle choir|
+court judge verdict|river raft oar|glacier sledge rope|cinema poster queue|laundry shirt iron|
+gym mat trainer|mailroom parcel stamp|chess rook clock|bus driver seat|picnic blanket thermos|
+antique vase auction|newspaper headline editor|radio host jingle|subway platform token|vineyard barrel cork|
+lake jetty swan|workshop hammer bench|pharmacy bottle label|embassy visa flag|bookshop shelf novel|
+observatory telescope comet|quarry stone truck|nursery cradle toy|restaurant waiter menu|
+campus dormitory roommate|pier anchor net|attic trunk diary|balcony plant railing|highway toll detour|
+carnival mask float
 """
 SCENES: tuple[tuple[str, ...], ...] = tuple(tuple(s.split()) for s in _NOUNS.replace("\n", "").split("|"))
 
 _OPENINGS = ("we had", "there was", "i saw", "she brought", "they sold", "you found", "he mentioned",
-             "we kept", "i remember", "they built", "she described", "you wanted", "he drew", "we visited", "i noticed",
-             "they opened", "she missed", "you chose", "he fixed", "we shared")  # fmt: skip
+             "we kept", "i remember", "they built", "she described", "you wanted", "he drew",
+             "we visited", "i noticed", "they opened", "she missed", "you chose", "he fixed",
+             "we shared")  # fmt: skip
 _CLOSINGS = (
     "today",
     "again",
