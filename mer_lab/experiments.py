@@ -32,6 +32,7 @@ from mer_lab.metrics import scores
 from mer_lab.models import UnimodalBiLSTM, UnimodalPooling, UnimodalStatistics, UnimodalTransformer
 from mer_lab.models.baselines import BASELINES
 from mer_lab.models.layers import Augment, ConvEncoder, FrameEncoder, WordEncoder
+from mer_lab.parallel import in_processes
 from mer_lab.ragged import Ragged
 from mer_lab.training import TrainConfig, fit, predict
 
@@ -282,7 +283,7 @@ def run(
             joblib.delayed(_run_seed)(recipe, s, folder, False, max(1, cores // workers))
             for s in recipe.seeds
         )
-        rows = joblib.Parallel(workers)(jobs)
+        rows = list(in_processes(jobs, workers))
     labels = corpus.labels
     test = data["test"]
     predictions = [row["test"].argmax(1).tolist() for row in rows]

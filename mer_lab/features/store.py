@@ -19,6 +19,7 @@ from mer_lab.audio import read_audio
 from mer_lab.corpora import Corpus
 from mer_lab.errors import MerLabError
 from mer_lab.files import cache_dir, digest, locked
+from mer_lab.parallel import in_processes
 from mer_lab.ragged import Ragged, open_ragged, write_ragged
 
 PART = 128
@@ -93,7 +94,7 @@ class FeatureStore:
         done = len(ids) - sum(len(ids[s]) for s, _ in todo)
         try:
             with tqdm(total=len(ids), initial=done, desc=extractor.name, unit="utt", leave=False) as bar:
-                for count in joblib.Parallel(workers, return_as="generator_unordered")(jobs):
+                for count in in_processes(jobs, workers, ordered=False):
                     bar.update(count)
         finally:
             torch.set_num_threads(threads)  # a single worker is this very process
