@@ -21,6 +21,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import soundfile
 import torch
 from IPython import get_ipython
@@ -221,6 +222,25 @@ def show(fig: Figure, name: str, alt: str) -> None:
     write_manifest(folder, [row, *(r for r in read_manifest(folder) if r["file"] != file)])
     metadata = {"image/png": {"alt": alt, "width": width}, "mer_lab": {"figure": file}}
     display(Shown(f"Figure {name}: {alt}", {"image/png": base64.b64encode(png).decode()}, metadata))
+
+
+def table(frame: pd.DataFrame, name: str, caption: str) -> None:
+    """Display a table of results; ``make course`` shows it on the index page too, and as ``NN_name.csv``.
+
+    Args:
+        frame: rows by name, numbers as they are; shown with three decimals.
+        caption: what the numbers are, with their unit.
+    """
+    lesson = _lesson("table")
+    shown = frame.map(lambda x: f"{x:.3f}" if isinstance(x, float | np.floating) else str(x))
+    content = {
+        "file": f"{lesson.lesson[:2]}_{name}.csv",
+        "caption": caption,
+        "columns": ["", *map(str, shown.columns)],
+        "rows": [[str(index), *row] for index, row in zip(shown.index, shown.to_numpy(), strict=True)],
+    }
+    markup = f"<p><em>{html.escape(caption)}</em></p>{shown.to_html(border=0)}"
+    display(Shown(f"{caption}\n{shown}", {"text/html": markup}, {"mer_lab": {"table": content}}))
 
 
 def listen(wave: np.ndarray, rate: int, caption: str) -> None:

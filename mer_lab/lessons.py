@@ -19,6 +19,7 @@ from pathlib import Path
 
 import jupyter_server_mathjax
 import nbformat
+import pandas as pd
 import torch
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
@@ -96,6 +97,9 @@ def build(
             "seconds": round(run.seconds, 1),
             "error": run.error,
         }
+        for table in known[run.lesson]["tables"]:
+            lines = pd.DataFrame(table["rows"], columns=table["columns"])
+            write_text(out / table["file"], lines.to_csv(index=False))
         rows = [known[lesson] for lesson in order if lesson in known]
         write_json(out / "course.json", {"lessons": rows})
         write_text(out / "index.html", index_page(rows))

@@ -61,6 +61,7 @@ def summary(notebook: NotebookNode, lesson: str) -> dict[str, Any]:
         "claims": len(claims),
         "passed": None if None in claims else sum(claims),
         "figure": f"figures/{first.metadata.mer_lab.figure}" if first else "",
+        "tables": [mark["table"] for mark in marks if "table" in mark],
         "alt": first.metadata["image/png"]["alt"] if first else "",
     }
 

@@ -124,8 +124,8 @@ def fit(
     if folder is not None:
         best = _resume(Path(folder), key, run, optimiser, schedule, accelerator)
     start = time.perf_counter() - run.seconds
-    bar = tqdm(total=config.epochs, initial=len(run.history), unit="epoch", leave=False, disable=not progress)
-    with bar:
+    quiet = {} if progress else {"disable": True}  # given, it would overrule TQDM_DISABLE
+    with tqdm(total=config.epochs, initial=len(run.history), unit="epoch", leave=False, **quiet) as bar:
         while len(run.history) < config.epochs and len(run.history) - run.best_epoch < config.patience:
             epoch = len(run.history) + 1
             row = _epoch(accelerator, model, optimiser, schedule, loss_of, train, config, seed, epoch)

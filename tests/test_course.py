@@ -8,6 +8,7 @@ import random
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -270,3 +271,14 @@ def test_a_broken_record_names_its_file(monkeypatch, tmp_path):
     (tmp_path / "results/half.json").write_text('{"a": ')
     with pytest.raises(MerLabError, match="half.json: not readable as JSON"):
         course.recorded("half")
+
+
+def test_a_table_shows_three_decimals_and_is_told_to_the_index(shown):
+    course.setup("03_x", scale="smoke")
+    frame = pd.DataFrame({"wa": [0.51234, 1.0], "seeds": [3, 1]}, index=["a", "b"])
+    course.table(frame, "scores", "test split, <0 to 1>")
+    data, metadata = shown[-1]._repr_mimebundle_()
+    assert "0.512" in data["text/html"] and "&lt;0 to 1&gt;" in data["text/html"]
+    table = metadata["mer_lab"]["table"]
+    assert table["file"] == "03_scores.csv" and table["columns"] == ["", "wa", "seeds"]
+    assert table["rows"] == [["a", "0.512", "3"], ["b", "1.000", "1"]]

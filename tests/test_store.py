@@ -4,6 +4,9 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -169,18 +172,18 @@ def test_what_another_process_made_meanwhile_is_taken(sine_corpus, tmp_path, mon
     assert calls() == 0
 
 
-def extract_and_die(corpus: Corpus, folder: Path, monkeypatch, how: str, when: int) -> int:
-    """Status of a process that is stopped in its ``when``-th utterance; a fork, which spares the imports."""
-    child = os.fork()
-    if child == 0:
-        try:
-            monkeypatch.setenv("LOUD_STOP", f"{how}:{when}")
-            FeatureStore(folder).get(corpus, Loud(), workers=1)
-        except KeyboardInterrupt:
-            os._exit(130)
-        finally:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def extract_and_die(corpus: Corpus, folder: Path, how: str, when: int) -> int:
+    """Status of a process that is stopped in its ``when``-th utterance."""
+    code = """
+        import sys
+        from mer_lab.corpora import load_corpus
+        from test_store import FeatureStore, Loud, store
+        store.PART = 5
+        FeatureStore(sys.argv[1]).get(load_corpus(sys.argv[2]), Loud(), workers=1)
+    """
+    environment = os.environ | {"LOUD_STOP": f"{how}:{when}", "PYTHONPATH": str(Path(__file__).parent)}
+    command = [sys.executable, "-c", textwrap.dedent(code), str(folder), str(corpus.root)]
+    return subprocess.run(command, env=environment, capture_output=True, timeout=100).returncode
 
 
 @pytest.mark.parametrize("how", ["kill", "interrupt"])
@@ -188,8 +191,8 @@ def test_a_stopped_extraction_goes_on(sine_corpus, tmp_path, calls, monkeypatch,
     """kill -9 or Ctrl-C in the 18th utterance: three parts of five are whole and not extracted again."""
     folder = tmp_path / "store"
     monkeypatch.setattr(store, "PART", 5)
-    status = extract_and_die(sine_corpus, folder, monkeypatch, how, 18)
-    assert status == {"kill": -9, "interrupt": 130}[how] and calls() == 18
+    stopped = {"kill": -signal.SIGKILL, "interrupt": -signal.SIGINT}  # Python dies of an uncaught Ctrl-C
+    assert extract_and_die(sine_corpus, folder, how, 18) == stopped[how] and calls() == 18
     assert one_file(folder).suffix == ".partial"  # nothing that looks finished
     FeatureStore(folder).get(sine_corpus, Loud(), workers=1)
     assert calls() == len(sine_corpus) - 15

@@ -14,10 +14,9 @@ Three prosody tables keyed by clip name, where clip names restart in each split:
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -30,7 +29,7 @@ from mer_lab.corpora.native import read_folder
 from mer_lab.corpora.report import Report, some
 from mer_lab.corpora.tables import Table, read_table
 from mer_lab.errors import MerLabError
-from mer_lab.files import atomic_path
+from mer_lab.ragged import write_ragged
 
 VERSION = 1
 _ENDINGS = (".wav", ".flac", ".mp3", ".mp4", ".ogg", ".m4a", ".avi", ".npy", ".txt")
@@ -197,45 +196,31 @@ def _write(
     sources: Mapping[str, _Row],
     report: Report,
 ) -> None:
-    """Write the ragged layout frame by frame, so that a large table never stands in memory as a whole."""
+    """Write the frames one utterance after the other, counting what is missing on the way."""
     width = len(columns)
-    lengths = np.array([max(1, sources[u].frames) if u in sources else 1 for u in ids], np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype("<i8")
+    lengths = [max(1, sources[u].frames) if u in sources else 1 for u in ids]
+    total = sum(lengths)
     meta = {"name": name, "channel": channel, "columns": columns, "utterance_ids": ids}
     meta |= {"version": VERSION, "hop": None}
-    total = int(offsets[-1])
-    header = {
-        "__metadata__": {"mer_lab": json.dumps(meta, ensure_ascii=False)},
-        "offsets": {"dtype": "I64", "shape": [len(offsets)], "data_offsets": [0, offsets.nbytes]},
-        "frames": {
-            "dtype": "F32",
-            "shape": [total, width],
-            "data_offsets": [offsets.nbytes, offsets.nbytes + 4 * total * width],
-        },
-    }
-    head = json.dumps(header, ensure_ascii=False).encode()
-    head += b" " * (-len(head) % 8)  # the format asks for tensors that start at a multiple of eight
     nan = np.zeros(width, np.int64)
     infinite = empty = 0
-    blank = np.full((1, width), np.nan, "<f4")
-    with atomic_path(target) as temporary, temporary.open("wb") as f:
-        f.write(len(head).to_bytes(8, "little") + head + offsets.tobytes())
+
+    def chunks() -> Iterator[np.ndarray]:
+        nonlocal infinite, empty
         for uid in tqdm(ids, desc=f"writing {name}", unit="utt", disable=total < 20_000):
-            if uid not in sources:
-                f.write(blank.tobytes())
-                continue
-            if not sources[uid].frames:
-                empty += 1
-                f.write(blank.tobytes())
+            if uid not in sources or not sources[uid].frames:
+                empty += uid in sources
+                yield np.full((1, width), np.nan, np.float32)
                 continue
             with np.errstate(over="ignore", invalid="ignore"):
-                frames = sources[uid].read().astype("<f4")
+                frames = sources[uid].read().astype(np.float32)
             wrong = np.isinf(frames)
-            if wrong.any():
-                infinite += int(wrong.sum())
-                frames[wrong] = np.nan
-            nan += np.isnan(frames).sum(0)
-            f.write(np.ascontiguousarray(frames).tobytes())
+            infinite += int(wrong.sum())
+            frames[wrong] = np.nan
+            nan[:] += np.isnan(frames).sum(0)
+            yield frames
+
+    write_ragged(target, meta, lengths, width, chunks())
     with_nan = {c: int(n) for c, n in zip(columns, nan, strict=True) if n}
     report.counts |= {
         "frames": total,
