@@ -1,4 +1,4 @@
-"""Work in several processes that end with it."""
+"""Work in several processes that do not outstay it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import joblib
-from joblib.externals.loky import get_reusable_executor
+
+IDLE_SECONDS = 8
+"""joblib keeps its processes for more work, by default for five minutes, and as long they hold open the pipe
+that this process prints to. A few seconds let one run follow another without starting them anew."""
 
 
 def in_processes(jobs: Iterable, workers: int, ordered: bool = True) -> Iterator[Any]:
-    """Results of ``joblib.delayed`` jobs, as they come; with one worker they run in this very process.
-
-    joblib keeps its processes for five minutes in case of more work. They would hold open the pipe that this
-    process prints to, and whoever reads it would wait as long; so they are ended.
-    """
+    """Results of ``joblib.delayed`` jobs, as they come; with one worker they run in this very process."""
     kind = "generator" if ordered else "generator_unordered"
-    try:
-        yield from joblib.Parallel(workers, return_as=kind)(jobs)
-    finally:
-        if workers > 1:
-            get_reusable_executor().shutdown(wait=True)
+    pool = joblib.Parallel(workers, backend="loky", return_as=kind, idle_worker_timeout=IDLE_SECONDS)
+    yield from pool(jobs)

@@ -29,7 +29,8 @@ def ceilings(corpus: Corpus, split: str | None = "test") -> pd.DataFrame:
         split: the split to average over, None for all utterances.
 
     Returns:
-        accuracy, rows :data:`INFORMATION`, columns ``all`` and one a cue.
+        accuracy, rows :data:`INFORMATION`, columns ``all`` and one a cue. ``all`` is the ceiling; a
+        cue's column is what the rule that reaches it gets there; on clashing cues a worse rule may get more.
 
     Raises:
         MerLabError: the corpus is not Staged.
