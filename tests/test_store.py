@@ -175,7 +175,8 @@ def test_what_another_process_made_meanwhile_is_taken(sine_corpus, tmp_path, mon
 def extract_and_die(corpus: Corpus, folder: Path, how: str, when: int) -> int:
     """Status of a process that is stopped in its ``when``-th utterance."""
     code = """
-        import sys
+        import signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & ignores Ctrl-C
         from mer_lab.corpora import load_corpus
         from test_store import FeatureStore, Loud, store
         store.PART = 5
