@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
 import time
 import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import version
 from pathlib import Path
 
 import joblib
@@ -19,7 +16,6 @@ import tomli_w
 import torch
 from torch import nn
 
-from mer_lab import __version__
 from mer_lab.batches import Dataset
 from mer_lab.corpora import Corpus, load_corpus
 from mer_lab.corpora.staged import StagedConfig, staged
@@ -33,6 +29,7 @@ from mer_lab.models import UnimodalBiLSTM, UnimodalPooling, UnimodalStatistics, 
 from mer_lab.models.baselines import BASELINES
 from mer_lab.models.layers import Augment, ConvEncoder, FrameEncoder, WordEncoder
 from mer_lab.parallel import in_processes
+from mer_lab.provenance import provenance
 from mer_lab.ragged import Ragged
 from mer_lab.training import TrainConfig, fit, predict
 
@@ -325,30 +322,3 @@ def _run_seed(recipe: Recipe, seed: int, folder, progress: bool, threads: int | 
 
 def _rounded(history: Iterable[dict]) -> list[dict]:
     return [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in history]
-
-
-def provenance(seconds: float) -> dict:
-    """Where and with what a result was made: device, versions, git commit."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    packages = ("torch", "accelerate", "scikit-learn", "transformers", "numpy")
-    return {
-        "seconds": round(seconds, 1),
-        "device": device,
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": {"mer_lab": __version__, "python": platform.python_version()}
-        | {p: version(p) for p in packages},
-        "commit": _commit(),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-    }
-
-
-def _commit() -> str:
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "--short=12", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
