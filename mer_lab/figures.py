@@ -12,10 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from mer_lab.errors import MerLabError
-from mer_lab.files import write_text
-
-#: The folder that holds notebooks/, figures/ and results/, when the package runs from a checkout.
-ROOT = Path(__file__).resolve().parents[1]
+from mer_lab.files import ROOT, write_text
 
 
 def figures_folder() -> Path:

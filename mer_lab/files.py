@@ -16,6 +16,9 @@ from filelock import FileLock
 
 from mer_lab.errors import MerLabError
 
+ROOT = Path(__file__).resolve().parents[1]
+"""The folder that holds notebooks/, figures/ and results/, when the package runs from a checkout."""
+
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EROFS, errno.ENAMETOOLONG}
 

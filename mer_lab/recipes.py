@@ -10,7 +10,7 @@ from typing import Protocol
 from mer_lab.corpora.staged import StagedConfig
 from mer_lab.errors import MerLabError
 from mer_lab.experiments import Recipe, Result
-from mer_lab.figures import ROOT
+from mer_lab.files import ROOT
 from mer_lab.training import TrainConfig
 
 _VOICE = {"name": "prosody", "hop": 0.02}
