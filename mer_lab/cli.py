@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,12 +18,9 @@ app = typer.Typer(
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
 
 
-class Source(StrEnum):
-    """Corpora that `prepare` knows."""
-
-    staged = "staged"
-    meld = "meld"
-    ravdess = "ravdess"
+Root = Annotated[Path, typer.Argument(help="Folder of the official files.")]
+Out = Annotated[Path, typer.Option(help="Corpus folder to write; absent or empty.")]
+Sound = Annotated[bool, typer.Option("--audio/--no-audio", help="Take the sound as well as the text.")]
 
 
 @app.callback()
@@ -47,31 +43,106 @@ def doctor(quiet: Quiet = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
-def prepare(
-    source: Source,
-    root: Annotated[
-        Path | None, typer.Argument(help="Folder of the official files; none for staged.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Corpus folder to write.")] = ...,
-    clips: Annotated[bool, typer.Option(help="MELD: decode the mp4 clips where they are there.")] = True,
-    quiet: Quiet = False,
-) -> None:
-    """Turn a corpus's official files into a corpus folder.
+prepare = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(prepare, name="prepare")
+
+
+@prepare.callback()
+def _about_prepare() -> None:
+    """Turn a corpus's official files, or your own recordings, into a corpus folder.
+
+    Example: mer-lab prepare iemocap ~/IEMOCAP_full_release --out corpora/iemocap
+    """
+
+
+@prepare.command("staged")
+def prepare_staged(out: Out, quiet: Quiet = False) -> None:
+    """The built-in Staged corpus, written out as a folder.
+
+    Example: mer-lab prepare staged --out corpora/staged
+    """
+    from mer_lab.corpora import load_corpus, save_corpus
+
+    _say(repr(save_corpus(load_corpus("staged"), out)), quiet)
+
+
+@prepare.command("iemocap")
+def prepare_iemocap(root: Root, out: Out, audio: Sound = True, quiet: Quiet = False) -> None:
+    """IEMOCAP: labels, evaluators, transcripts, word timings and sentence audio of Session1 to Session5.
+
+    Example: mer-lab prepare iemocap ~/IEMOCAP_full_release --out corpora/iemocap
+    """
+    from mer_lab.corpora.iemocap import prepare_iemocap as do
+
+    _say_imported(do(root, out, audio), quiet)
+
+
+@prepare.command("meld")
+def prepare_meld(root: Root, out: Out, audio: Sound = True, quiet: Quiet = False) -> None:
+    """MELD: the three CSV files and, where they are there, the mp4 clips.
 
     Example: mer-lab prepare meld ~/MELD.Raw --out corpora/meld
     """
-    from mer_lab.corpora import load_corpus, save_corpus
-    from mer_lab.corpora.meld import prepare_meld
-    from mer_lab.corpora.ravdess import prepare_ravdess
+    from mer_lab.corpora.meld import prepare_meld as do
 
-    if source is Source.staged:
-        _say(repr(save_corpus(load_corpus("staged"), out)), quiet)
-        return
-    if root is None:
-        raise typer.BadParameter(f"give the folder of {source.value}'s official files", param_hint="ROOT")
-    corpus, report = prepare_meld(root, out, clips) if source is Source.meld else prepare_ravdess(root, out)
-    _say(f"{report}\n{corpus!r}", quiet)
+    _say_imported(do(root, out, audio), quiet)
+
+
+@prepare.command("mosi")
+def prepare_mosi(
+    root: Annotated[Path, typer.Argument(help="The raw folder, a folder of .csd files, or an MMSA .pkl.")],
+    out: Out,
+    folds: Annotated[str, typer.Option(help="standard (52/10/31 videos) or hcam (49/13/31).")] = "standard",
+    rule: Annotated[
+        str, typer.Option(help="negative-vs-nonnegative, drop-zero or nonpositive-vs-positive.")
+    ] = "negative-vs-nonnegative",
+    audio: Sound = True,
+    quiet: Quiet = False,
+) -> None:
+    """CMU-MOSI: from the raw layout, from the SDK's .csd files or from MMSA's pickle.
+
+    Example: mer-lab prepare mosi ~/CMU_MOSI --out corpora/mosi --folds hcam
+    """
+    from mer_lab.corpora.mosi import prepare_mosi as do
+
+    _say_imported(do(root, out, folds, rule, audio), quiet)
+
+
+@prepare.command("ravdess")
+def prepare_ravdess(root: Root, out: Out, quiet: Quiet = False) -> None:
+    """RAVDESS: the speech clips, under their official names.
+
+    Example: mer-lab prepare ravdess ~/RAVDESS --out corpora/ravdess
+    """
+    from mer_lab.corpora.ravdess import prepare_ravdess as do
+
+    _say_imported(do(root, out), quiet)
+
+
+@prepare.command("own")
+def prepare_own(
+    table: Annotated[Path, typer.Argument(help="CSV file, one row an utterance, with a header.")],
+    out: Out,
+    audio: Annotated[Path | None, typer.Option(help="Folder of the recordings.")] = None,
+    column: Annotated[
+        list[str], typer.Option(help="WHAT=COLUMN where the header says it otherwise; may be repeated.")
+    ] = [],  # noqa: B006
+    split_by: Annotated[
+        str, typer.Option(help="Without a split column: keep together what shares this column.")
+    ] = "",
+    name: Annotated[str, typer.Option(help="Name of the corpus; the file's by default.")] = "",
+    quiet: Quiet = False,
+) -> None:
+    """Your own recordings: a CSV and a folder of audio, or a CSV alone.
+
+    Example: mer-lab prepare own clips.csv --audio recordings --out corpora/mine --column text=transcript
+    """
+    from mer_lab.corpora.own import prepare_own as do
+
+    given = [c.partition("=") for c in column]
+    if bad := [c for c, (_, mark, _) in zip(column, given, strict=True) if not mark]:
+        raise typer.BadParameter(f"{bad[0]!r} has no '='; write text=transcript", param_hint="--column")
+    _say_imported(do(table, out, audio, {k: v for k, _, v in given}, split_by, name), quiet)
 
 
 @app.command("add-features")
@@ -102,6 +173,31 @@ def add_features(
         raise typer.BadParameter("give one FILE, or SPLIT=FILE once for each split", param_hint="TABLE")
     given = by_split or table[0]
     _say(str(attach(corpus, name, given, key, channel, match=match, drop=drop, overwrite=overwrite)), quiet)
+
+
+@app.command()
+def audit(
+    corpus: Annotated[str, typer.Argument(help="staged, or a corpus folder.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for audit.csv and audit.png.")] = None,
+    sound: Annotated[bool, typer.Option("--sound/--no-sound", help="Also listen to every file.")] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Find what makes published numbers wrong; exit status 1 where a check fails.
+
+    Example: mer-lab audit corpora/iemocap --out audits/iemocap
+    """
+    from mer_lab.corpora import load_corpus
+    from mer_lab.corpora.audit import audit as look
+
+    found = look(load_corpus(corpus), sound=sound)
+    _say(str(found), quiet)
+    if out is not None:
+        from mer_lab.plots import audit_figure
+
+        found.save(out)
+        audit_figure(found).savefig(out / "audit.png", dpi=150, bbox_inches="tight")
+    if not found.ok:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -172,6 +268,11 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe a
         _say(find_recipe(name).to_toml(), False)
         return
     _say("\n".join(f"{r.name:24} {r.corpus:10} {r.model['name']}" for r in RECIPES.values()), False)
+
+
+def _say_imported(imported: tuple[object, object], quiet: bool) -> None:
+    corpus, report = imported
+    _say(f"{report}\n{corpus!r}", quiet)
 
 
 def _say(text: str, quiet: bool) -> None:

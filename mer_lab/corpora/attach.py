@@ -25,8 +25,8 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from mer_lab.corpora.corpus import SPLITS, Corpus
+from mer_lab.corpora.importing import Report, some
 from mer_lab.corpora.native import read_folder
-from mer_lab.corpora.report import Report, some
 from mer_lab.corpora.tables import Table, read_table
 from mer_lab.errors import MerLabError
 from mer_lab.ragged import write_ragged

@@ -23,10 +23,9 @@ from tqdm.auto import tqdm
 
 from mer_lab.audio import read_audio, write_audio
 from mer_lab.corpora.corpus import COLUMNS, Corpus
-from mer_lab.corpora.native import read_folder, read_number, read_rows, write_tables
-from mer_lab.corpora.report import Report, some
+from mer_lab.corpora.importing import Report, importing, some, write_corpus
+from mer_lab.corpora.native import read_folder, read_number, read_rows
 from mer_lab.errors import MerLabError
-from mer_lab.files import explain_os_errors, write_text
 
 LABELS = ("neutral", "joy", "surprise", "anger", "sadness", "disgust", "fear")
 SENTIMENTS = ("neutral", "positive", "negative")
@@ -123,23 +122,23 @@ def prepare_meld(root: str | Path, out: str | Path, clips: bool = True) -> tuple
             stamp, an utterance that stands twice; with file and line.
     """
     root, out = Path(root), Path(out)
-    if not root.is_dir():
-        raise MerLabError(f"{root}: there is no such folder; give the folder with MELD's official CSV files.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise MerLabError(f"{out} exists already; delete it first or choose another folder.")
-    csv_files, clip_folders = _find(root)
     report = Report()
-    table = pd.concat([_read_part(csv_files[part], part, report) for part in PARTS])
-    partial = out.with_name(f".{out.name}.partial")  # outlives a kill, and the clips decoded in it
-    with explain_os_errors(partial):
-        partial.mkdir(parents=True, exist_ok=True)
-    if clips:
-        table = _decode(table, clip_folders, partial, report)
-    corpus = Corpus(
+    with importing(root, out, "MELD's official CSV files", f"clips={clips}") as partial:
+        csv_files, clip_folders = _find(root)
+        table = pd.concat([_read_part(csv_files[part], part, report) for part in PARTS])
+        bad: list[tuple[str, str, str]] = []
+        if clips:
+            table = _decode(table, clip_folders, partial, report, bad)
+        write_corpus(_corpus(table, partial), partial, bad)
+    return read_folder(out), report
+
+
+def _corpus(table: pd.DataFrame, root: Path) -> Corpus:
+    return Corpus(
         name="meld",
         labels=LABELS,
         table=table,
-        root=partial,
+        root=root,
         licence="GPL-3.0 (annotations); lines and clips of a television series, for research use",
         source="MELD, Poria et al. 2019, https://github.com/declare-lab/MELD",
         schemes={"sentiment": {"column": "sentiment", "labels": list(SENTIMENTS)}},
@@ -148,11 +147,6 @@ def prepare_meld(root: str | Path, out: str | Path, clips: bool = True) -> tuple
             "splits": "official; not speaker independent: the leads are in all of them",
         },
     )
-    write_tables(corpus, partial)
-    read_folder(partial)  # what was written must be readable before it takes its place
-    with explain_os_errors(out):
-        os.replace(partial, out)
-    return read_folder(out), report
 
 
 def _find(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -252,15 +246,16 @@ def _verify(table: pd.DataFrame, part: str, repaired: int, report: Report) -> No
                 )
 
 
-def _decode(table: pd.DataFrame, folders: dict[str, Path], partial: Path, report: Report) -> pd.DataFrame:
-    """Decode the clips into ``partial/audio``; the table with its audio column and a quarantine list."""
+def _decode(
+    table: pd.DataFrame, folders: dict[str, Path], partial: Path, report: Report, bad: list
+) -> pd.DataFrame:
+    """Decode the clips into ``partial/audio``; the table with its audio column. What fails goes to bad."""
     for part, name in CLIP_FOLDERS.items():
         if part not in folders:
             report.warnings.append(f"{part}: there is no folder {name}, so these utterances have text only.")
     if not folders:
         return table
     audio = table["audio"].copy()
-    bad: list[tuple[str, str, str]] = []
     parts = {split: part for part, split in PARTS.items()}
     rows = [(row, parts[row.split]) for row in table.itertuples() if parts[row.split] in folders]
     for row, part in tqdm(rows, desc="decoding clips", unit="clip"):
@@ -279,8 +274,6 @@ def _decode(table: pd.DataFrame, folders: dict[str, Path], partial: Path, report
             report.notes.append(f"{part}: {len(extra)} clips belong to no utterance: {some(extra)}.")
     report.counts |= {"decoded": len(rows) - len(bad), "quarantined": len(bad)}
     report.notes.append(f"{len(rows) - len(bad)} clips decoded.")
-    listing = pd.DataFrame(bad, columns=["utterance_id", "file", "reason"])
-    write_text(partial / "quarantine.csv", listing.to_csv(index=False, lineterminator="\n"))
     if bad:
         report.warnings.append(
             f"{len(bad)} clips are missing, damaged or mis-cut and their utterances have text only: "

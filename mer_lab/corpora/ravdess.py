@@ -8,9 +8,7 @@ emotion, by design: both sentences are spoken in every emotion.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -18,10 +16,9 @@ import soundfile
 from tqdm.auto import tqdm
 
 from mer_lab.corpora.corpus import COLUMNS, Corpus
-from mer_lab.corpora.native import read_folder, write_tables
-from mer_lab.corpora.report import Report, some
+from mer_lab.corpora.importing import Report, importing, link, some, write_corpus
+from mer_lab.corpora.native import read_folder
 from mer_lab.errors import MerLabError
-from mer_lab.files import atomic_folder, write_text
 
 LABELS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 STATEMENTS = ("Kids are talking by the door", "Dogs are sitting by the door")
@@ -54,17 +51,10 @@ def prepare_ravdess(root: str | Path, out: str | Path) -> tuple[Corpus, Report]:
             for one clip.
     """
     root, out = Path(root), Path(out)
-    if not root.is_dir():
-        raise MerLabError(
-            f"{root}: there is no such folder; give the folder with RAVDESS's wav or flac files."
-        )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise MerLabError(f"{out} exists already; delete it first or choose another folder.")
     report = Report()
-    clips = _find(root, report)
     rows, bad = [], []
-    with atomic_folder(out) as folder:
-        (folder / "audio").mkdir()
+    with importing(root, out, "RAVDESS's wav or flac files") as folder:
+        clips = _find(root, report)
         for name, path in tqdm(sorted(clips.items()), desc="RAVDESS", unit="clip"):
             try:
                 duration = soundfile.info(path).duration
@@ -74,9 +64,7 @@ def prepare_ravdess(root: str | Path, out: str | Path) -> tuple[Corpus, Report]:
                 bad.append((name, path.relative_to(root).as_posix(), "cannot be decoded or is empty"))
                 continue
             rows.append(_row(name, f"audio/{name}{path.suffix.lower()}", duration))
-            _link(path, folder / rows[-1]["audio"])
-        listing = pd.DataFrame(bad, columns=["utterance_id", "file", "reason"])
-        write_text(folder / "quarantine.csv", listing.to_csv(index=False, lineterminator="\n"))
+            link(path, folder / rows[-1]["audio"])
         if not rows:
             raise MerLabError(
                 f"{root}: none of the {len(bad)} RAVDESS files can be decoded; copy them again."
@@ -91,8 +79,7 @@ def prepare_ravdess(root: str | Path, out: str | Path) -> tuple[Corpus, Report]:
             source="RAVDESS, Livingstone & Russo 2018, https://doi.org/10.5281/zenodo.1188976",
             info={"dialogues": "none: each clip stands alone, cluster by speaker"},
         )
-        write_tables(corpus, folder)
-        read_folder(folder)
+        write_corpus(corpus, folder, bad)
     _verify(table, bad, report)
     return read_folder(out), report
 
@@ -146,13 +133,6 @@ def _find(root: Path, report: Report) -> dict[str, Path]:
 
 def _digest(path: Path) -> bytes:
     return hashlib.sha256(path.read_bytes()).digest()
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another disk, or a file system without links
-        shutil.copyfile(source, target)
 
 
 def _row(name: str, audio: str, duration: float) -> dict[str, object]:
