@@ -58,7 +58,7 @@ def importing(root: Path, out: Path, wanted: str, settings: str = "") -> Iterato
         MerLabError: there is no root, out holds something, the disk is full.
     """
     if not root.exists():
-        raise MerLabError(f"{root}: there is nothing here; give the place of {wanted}.")
+        raise MerLabError(f"{root}: there is no such folder or file; give the place of {wanted}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise MerLabError(f"{out} exists already; delete it first or choose another folder.")
     partial = out.with_name(f".{out.name}.partial")
