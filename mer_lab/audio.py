@@ -18,6 +18,9 @@ from mer_lab.files import atomic_path
 MAX_SECONDS = 3600.0
 """Longer files are refused before they are decoded: they are recordings of whole events, not utterances."""
 
+_CONTAINERS = (  # FFmpeg's names; a playlist, which reads other files or the network, must not pass for sound
+    "wav,w64,aiff,au,caf,flac,ogg,mp3,aac,ac3,amr,wv,ape,mov,mp4,m4a,matroska,webm,avi,mpeg,mpegts,asf,flv"
+)
 _RATES = (4000, 400_000)  # Hz; below nothing of speech but its melody is left, above is a damaged header
 
 
@@ -36,8 +39,6 @@ def read_audio(path: str | Path, rate: int = 16000, max_seconds: float = MAX_SEC
         raise MerLabError(f"{path}: holds no sound (0 samples); remove its row or replace the file.")
     if not np.isfinite(wave).all():
         raise MerLabError(f"{path}: holds NaN or infinite samples; export it again as 16-bit PCM.")
-    if not _RATES[0] <= original <= _RATES[1]:
-        raise MerLabError(f"{path}: is sampled at {original} Hz, expected {_RATES[0]} to {_RATES[1]} Hz.")
     return resample(wave, original, rate)
 
 
@@ -106,7 +107,9 @@ def _truncated(path: Path, found: str) -> MerLabError:
     return MerLabError(f"{path}: the audio file is truncated, {found}; copy it again from its source.")
 
 
-def _refuse_long(path: Path, seconds: float, max_seconds: float) -> None:
+def _refuse_large(path: Path, rate: int, seconds: float, max_seconds: float) -> None:
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise MerLabError(f"{path}: is sampled at {rate} Hz, expected {_RATES[0]} to {_RATES[1]} Hz.")
     if seconds > max_seconds:
         raise MerLabError(
             f"{path}: is {seconds:.0f} s long, more than max_seconds = {max_seconds:.0f}; "
@@ -120,17 +123,19 @@ def _read_soundfile(path: Path, max_seconds: float) -> tuple[np.ndarray, int] | 
         info = soundfile.info(str(path))
     except (soundfile.LibsndfileError, TypeError):
         return None
-    _refuse_long(path, info.frames / info.samplerate, max_seconds)
+    _refuse_large(path, info.samplerate, info.frames / info.samplerate, max_seconds)
     if info.format in ("WAV", "WAVEX"):
         _check_riff(path)  # libsndfile takes a cut wav file for a shorter one
     try:
-        data, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(str(path)) as f:  # in blocks: many channels need no more memory than one
+            blocks = f.blocks(2**22 // info.channels, dtype="float32", always_2d=True)
+            data = np.concatenate([np.zeros(0, np.float32), *(b.mean(1, dtype=np.float32) for b in blocks)])
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(".")
         raise MerLabError(f"{path}: the audio cannot be decoded ({reason}); replace the file.") from error
     if len(data) < info.frames:
         raise _truncated(path, f"{len(data)} of {info.frames} samples are there")
-    return data.mean(axis=1, dtype=np.float32), rate
+    return data, info.samplerate
 
 
 def _check_riff(path: Path) -> None:
@@ -144,7 +149,7 @@ def _check_riff(path: Path) -> None:
 
 def _open_av(path: Path) -> av.container.InputContainer:
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), options={"format_whitelist": _CONTAINERS})
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MerLabError(
@@ -169,7 +174,7 @@ def _read_av(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
     with _open_av(path) as container:
         stated = _stated_seconds(container)
         if stated is not None:
-            _refuse_long(path, stated, max_seconds)
+            _refuse_large(path, container.streams.audio[0].rate, stated, max_seconds)
         stream = container.streams.audio[0]
         rate = stream.rate
         to_float = av.AudioResampler(format="fltp", rate=rate)
@@ -179,7 +184,7 @@ def _read_av(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
                 for part in to_float.resample(frame):
                     blocks.append(part.to_ndarray().mean(axis=0, dtype=np.float32))
                     count += len(blocks[-1])
-                _refuse_long(path, count / rate, max_seconds)
+                _refuse_large(path, rate, count / rate, max_seconds)
         except (av.FFmpegError, ValueError) as error:  # ValueError: the format changes midway
             reason = getattr(error, "strerror", None) or error
             raise MerLabError(

@@ -47,9 +47,15 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from None
 
 
+def learnt(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a model but for frozen parameters: those came with it and need no second copy."""
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    return {k: v for k, v in model.state_dict().items() if k not in frozen}
+
+
 def training_state(model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Everything a run needs to go on as if it had not stopped: weights, moments, random state."""
-    state = {f"model.{k}": v for k, v in model.state_dict().items()}
+    state = {f"model.{k}": v for k, v in learnt(model).items()}
     for k, moments in optimiser.state_dict()["state"].items():
         state |= {f"optimiser.{k}.{name}": torch.as_tensor(value) for name, value in moments.items()}
     state["random.cpu"] = torch.get_rng_state()
@@ -78,15 +84,15 @@ def restore_training(state: dict[str, Tensor], model: nn.Module, optimiser: torc
 
 
 def restore_weights(weights: dict[str, Tensor], model: nn.Module) -> None:
-    """Load weights, all of them.
+    """Load what a model has learnt, all of it.
 
     Raises:
         MerLabError: a name or a shape does not fit the model.
     """
-    own = model.state_dict()
+    own = learnt(model)
     wrong = sorted(set(own) ^ set(weights)) or [k for k in own if own[k].shape != weights[k].shape]
     if wrong:
         raise MerLabError(
             f"the checkpoint belongs to another model: {wrong[0]!r} does not fit; check the config."
         )
-    model.load_state_dict(weights)
+    model.load_state_dict(weights, strict=False)

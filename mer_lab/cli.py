@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -180,6 +181,9 @@ def audit(
     corpus: Annotated[str, typer.Argument(help="staged, or a corpus folder.")],
     out: Annotated[Path | None, typer.Option(help="Folder for audit.csv and audit.png.")] = None,
     sound: Annotated[bool, typer.Option("--sound/--no-sound", help="Also listen to every file.")] = True,
+    accept: Annotated[
+        list[str], typer.Option(metavar="CHECK", help="Known, does not fail; may be repeated.")
+    ] = [],  # noqa: B006
     quiet: Quiet = False,
 ) -> None:
     """Find what makes published numbers wrong; exit status 1 where a check fails.
@@ -189,7 +193,7 @@ def audit(
     from mer_lab.corpora import load_corpus
     from mer_lab.corpora.audit import audit as look
 
-    found = look(load_corpus(corpus), sound=sound)
+    found = look(load_corpus(corpus), sound=sound, accept=accept)
     _say(str(found), quiet)
     if out is not None:
         from mer_lab.plots import audit_figure
@@ -203,23 +207,54 @@ def audit(
 @app.command()
 def features(
     corpus: Annotated[str, typer.Argument(help="staged, or a corpus folder.")],
-    name: Annotated[str, typer.Argument(help="prosody, logmel, mfcc or lowlevel34.")],
-    hop: Annotated[float, typer.Option(help="Seconds between frames.")] = 0.01,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="prosody, logmel, mfcc, lowlevel34; or pretrained encoders, by name or folder. A file is "
+            "decoded once for all."
+        ),
+    ],
+    hop: Annotated[float, typer.Option(help="Seconds between frames; encoders have their own.")] = 0.01,
+    layer: Annotated[str, typer.Option(help="Of an encoder: a number, several (3,6,9), or all.")] = "-1",
+    precision: Annotated[str, typer.Option(help="Of a speech encoder: float32 or bfloat16.")] = "float32",
+    words: Annotated[bool, typer.Option("--words", help="Of a text encoder: one vector a word.")] = False,
+    budget: Annotated[
+        float | None, typer.Option(help="GiB of memory for weights and batches of all processes.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; one a core by default.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Extract features of every utterance into the store; a killed run goes on where it was.
 
-    Example: mer-lab features staged prosody --hop 0.02
+    Example: mer-lab features corpora/iemocap prosody facebook/wav2vec2-base bert-base-uncased --layer 6
+
+    On several devices: accelerate launch -m mer_lab features corpora/iemocap facebook/wav2vec2-base
     """
     from mer_lab.corpora import load_corpus
-    from mer_lab.experiments import AUDIO
+    from mer_lab.features import BUILT_IN
+    from mer_lab.features.pretrained import PretrainedSpeech, extractor_of
     from mer_lab.features.store import FeatureStore
 
-    if name not in AUDIO:
-        raise typer.BadParameter(f"{name!r}; choose one of {', '.join(AUDIO)}", param_hint="NAME")
-    ragged = FeatureStore().get(load_corpus(corpus), AUDIO[name](hop=hop), workers)
-    _say(f"{name}: {len(ragged)} utterances, {len(ragged.frames)} frames of {ragged.width} numbers", quiet)
+    try:
+        layers = layer if layer == "all" else tuple(int(k) for k in layer.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{layer!r}; write 6, or 3,6,9, or all", param_hint="--layer") from None
+    extractors = []
+    for name in names:
+        if name in BUILT_IN:
+            extractors.append(BUILT_IN[name](hop=hop))
+            continue
+        extractor = extractor_of(name)
+        own = {"precision": precision} if isinstance(extractor, PretrainedSpeech) else {"words": words}
+        chosen = layers[0] if len(layers) == 1 else layers
+        extractors.append(replace(extractor, layer=chosen, **own))
+    store = FeatureStore()
+    found = store.get_all(load_corpus(corpus), extractors, workers, budget and budget * 2**30)
+    for name, ragged in zip(names, found, strict=True):
+        shape = f"{len(ragged.frames)} frames of {ragged.width} numbers"
+        _say(f"{name}: {len(ragged)} utterances, {shape}", quiet)
+    if store.speed:
+        _say(str(store.speed), quiet)
 
 
 @app.command()
@@ -241,8 +276,6 @@ def run(
 
     Example: mer-lab run text-bilstm --corpus staged --seeds 3 --out runs
     """
-    from dataclasses import replace
-
     from mer_lab.experiments import run as execute
     from mer_lab.recipes import find_recipe, table
 

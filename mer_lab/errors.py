@@ -12,3 +12,7 @@ class MerLabError(Exception):
 
     def _render_traceback_(self) -> list[str]:  # IPython's hook for exceptions that explain themselves
         return [f"{type(self).__name__}: {self}"]
+
+
+class BudgetError(MerLabError):
+    """A budget of memory too small for one utterance; fewer processes would have more each."""

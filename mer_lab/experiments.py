@@ -18,22 +18,18 @@ from torch import nn
 
 from mer_lab.batches import Dataset
 from mer_lab.corpora import Corpus, load_corpus
+from mer_lab.corpora.splits import leave_one_group_out
 from mer_lab.corpora.staged import StagedConfig, staged
 from mer_lab.errors import MerLabError
-from mer_lab.features import MFCC, LogMel, LowLevel34, Prosody, Vocabulary, load_glove
-from mer_lab.features.pretrained import PretrainedText
-from mer_lab.features.store import FeatureStore, attached
 from mer_lab.files import digest, write_text
+from mer_lab.inputs import build_encoder, read_audio_features, read_text_features
 from mer_lab.metrics import scores
 from mer_lab.models import UnimodalBiLSTM, UnimodalPooling, UnimodalStatistics, UnimodalTransformer
 from mer_lab.models.baselines import BASELINES
-from mer_lab.models.layers import Augment, ConvEncoder, FrameEncoder, WordEncoder
 from mer_lab.parallel import in_processes
 from mer_lab.provenance import provenance
-from mer_lab.ragged import Ragged
 from mer_lab.training import TrainConfig, fit, predict
 
-AUDIO = {e.name: e for e in (Prosody, LogMel, MFCC, LowLevel34)}
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "bilstm": UnimodalBiLSTM,
     "transformer": UnimodalTransformer,
@@ -51,11 +47,15 @@ class Recipe:
         model: ``{"name": ..., **settings}``; a key of :data:`MODELS` or of the baselines.
         corpus: ``"staged"`` or a corpus folder; ``staged`` holds settings of the Staged corpus.
         scheme: another label scheme of the corpus.
+        fold: ``"session=5"``: that session for the test, the next for validation, the rest for training.
         audio: ``{"name": extractor, **settings}`` or ``{"attached": name}``; empty for none.
-        text: ``{"name": "words", "width": 64, "min_count": 1, "drop": 0.1, "glove": path}`` or
-            ``{"name": "pretrained", "encoder": name or path, ...}``; empty for none.
-        encoder: settings of the network that reads the audio frames, ``{"name": "conv", ...}``, its
-            ``augment`` a table of its own; empty for none.
+        text: ``{"name": "words", "width": 64, "min_count": 1, "drop": 0.1, "glove": path}``,
+            ``{"name": "pretrained", "encoder": name or path, ...}``, or, for an encoder that learns,
+            ``{"name": "tokens", "encoder": ...}``; empty for none.
+        encoder: settings of the network that reads the frames: ``{"name": "conv", ...}``, its ``augment`` a
+            table of its own; ``{"name": "mix", "layers": 7}`` for several frozen layers side by side; or
+            ``{"name": "pretrained", "encoder": name or path, "train_layers": 2, ...}``, which reads the
+            waveform or tokens and learns; empty for none.
         train: how it is trained; its ``monitor`` is also the score that a summary leads with.
     """
 
@@ -64,6 +64,7 @@ class Recipe:
     corpus: str = "staged"
     staged: dict = field(default_factory=dict)
     scheme: str = ""
+    fold: str = ""
     audio: dict = field(default_factory=dict)
     text: dict = field(default_factory=dict)
     encoder: dict = field(default_factory=dict)
@@ -75,6 +76,8 @@ class Recipe:
         """Ten hex digits that change with anything that could change the result, seeds aside."""
         spec = asdict(self)
         del spec["name"], spec["seeds"]
+        if not self.fold:
+            del spec["fold"]  # as before there were folds: recorded results keep their hash
         return digest(json.dumps(spec, sort_keys=True), length=10)
 
     def to_toml(self) -> str:
@@ -165,7 +168,15 @@ def open_corpus(recipe: Recipe) -> Corpus:
         corpus = staged(StagedConfig(**options))
     else:
         corpus = load_corpus(recipe.corpus)
-    return corpus.scheme(recipe.scheme) if recipe.scheme else corpus
+    corpus = corpus.scheme(recipe.scheme) if recipe.scheme else corpus
+    if not recipe.fold:
+        return corpus
+    column, _, value = recipe.fold.partition("=")
+    folds = dict(leave_one_group_out(corpus, column))
+    if value not in folds:
+        known = ", ".join(f"{column}={k}" for k in folds)
+        raise MerLabError(f"there is no fold {recipe.fold!r}; choose one of {known}.")
+    return folds[value]
 
 
 def prepare(
@@ -184,8 +195,10 @@ def prepare(
     if name not in MODELS and name not in BASELINES:
         raise MerLabError(f"there is no model {name!r}; choose one of {', '.join([*MODELS, *BASELINES])}.")
     train = corpus.select(split="train")
-    audio = _audio(recipe.audio, corpus) if recipe.audio else None
-    text, words = _text(recipe.text, corpus, train) if recipe.text or audio is None else (None, None)
+    audio = read_audio_features(recipe.audio, corpus) if recipe.audio else None
+    text, words = (None, None)
+    if recipe.text or audio is None:
+        text, words = read_text_features(recipe.text, corpus, train)
     whole = Dataset(corpus, audio, text)
     data = {split: whole.select(split) for split in ("train", "validation", "test")}
     if name in BASELINES:
@@ -194,14 +207,7 @@ def prepare(
     def build() -> nn.Module:
         channel = "audio" if audio is not None else "text"
         frames = data["train"].audio if channel == "audio" else data["train"].text
-        options = dict(recipe.encoder)
-        if words is not None:
-            encoder: nn.Module = words()
-        elif options.pop("name", None) == "conv":
-            augment = Augment(**options.pop("augment")) if "augment" in options else None
-            encoder = ConvEncoder(frames.width, augment=augment, **options).fit(frames)
-        else:
-            encoder = FrameEncoder(frames.width).fit(frames)
+        encoder = words() if words is not None else build_encoder(recipe.encoder, channel, frames)
         return MODELS[name](encoder, channel, len(corpus.labels), **settings)
 
     return data, _explain_settings(recipe, build)
@@ -217,40 +223,6 @@ def _explain_settings(recipe: Recipe, build: Callable[[], nn.Module]) -> Callabl
             ) from None
 
     return checked
-
-
-def _audio(spec: dict, corpus: Corpus) -> Ragged:
-    options = dict(spec)
-    if "attached" in options:
-        return attached(corpus, options["attached"])
-    name = options.pop("name", None)
-    if name not in AUDIO:
-        raise MerLabError(
-            f"there are no audio features {name!r}; choose one of {', '.join(AUDIO)}, or attached ones."
-        )
-    try:
-        extractor = AUDIO[name](**options)
-    except TypeError as error:
-        raise MerLabError(f"audio features {name}: {error}.") from None
-    return FeatureStore().get(corpus, extractor)
-
-
-def _text(spec: dict, corpus: Corpus, train: Corpus) -> tuple[Ragged, Callable[[], nn.Module] | None]:
-    options = {"name": "words", **spec}
-    name = options.pop("name")
-    if name == "pretrained":
-        return FeatureStore().get(corpus, PretrainedText(**options)), None
-    if name != "words":
-        raise MerLabError(f"there are no text features {name!r}; choose 'words' or 'pretrained'.")
-    vocabulary = Vocabulary.build(train.table["text"], options.get("min_count", 1))
-    index = Ragged.from_sequences(
-        [vocabulary.encode(t) for t in corpus.table["text"]], corpus.ids, {"name": "words"}
-    )
-    width, vectors = options.get("width", 64), None
-    if "glove" in options:
-        vectors, _ = load_glove(options["glove"], vocabulary)
-        width = vectors.shape[1]
-    return index, lambda: WordEncoder(len(vocabulary), width, vectors, options.get("drop", 0.0))
 
 
 def run(

@@ -1,4 +1,4 @@
-"""Scores of predicted emotions, and how far the evaluators who chose the labels agree."""
+"""Scores of predicted emotions and sentiment, and how far the evaluators who chose the labels agree."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from mer_lab.errors import MerLabError
+
+SCORE_RULES = {
+    "negative-vs-nonnegative": ("negative", "nonnegative"),
+    "drop-zero": ("negative", "positive"),
+    "nonpositive-vs-positive": ("nonpositive", "positive"),
+}
+"""Ways to make two classes of a sentiment score; see :func:`two_classes`."""
 
 METRICS = ("wa", "ua", "weighted_f1", "macro_f1")
 """The headline scores, in 0..1; see :func:`from_confusion`."""
@@ -136,6 +143,75 @@ def by_group(
             result = scores(target[index], prediction[index], labels)
             rows[group] = {key: result[key] for key in ("n", *METRICS)}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["n", *METRICS])
+
+
+def two_classes(score: np.ndarray, rule: str) -> np.ndarray:
+    """Class index, int64, of sentiment scores of any shape under one of :data:`SCORE_RULES`.
+
+    ``negative-vs-nonnegative``: < 0 and >= 0. ``nonpositive-vs-positive``: <= 0 and > 0. ``drop-zero``: < 0
+    and > 0, and -1 (no label) where the score is 0. NaN is -1.
+
+    Raises:
+        MerLabError: no such rule.
+    """
+    if rule not in SCORE_RULES:
+        raise MerLabError(f"the two-class rule {rule!r} does not exist; rules are {', '.join(SCORE_RULES)}.")
+    score = np.asarray(score, float)
+    positive = score >= 0 if rule == "negative-vs-nonnegative" else score > 0
+    dropped = np.isnan(score) | ((score == 0) & (rule == "drop-zero"))
+    return np.where(dropped, -1, positive).astype(np.int64)
+
+
+def seven_classes(score: np.ndarray) -> np.ndarray:
+    """Sentiment scores cut to [-3, 3] and rounded to int64, a half to the even neighbour: -0.5 → 0, 1.5 → 2.
+
+    So does the public evaluation code of CMU-MOSI (``np.round`` of the clipped score) [C-3rd].
+    """
+    return np.rint(np.clip(score, -3, 3)).astype(np.int64)
+
+
+def score_metrics(truth: np.ndarray, prediction: np.ndarray) -> dict[str, object]:
+    """Scores of predicted sentiment in [-3, 3], ready for JSON where the correlation is defined.
+
+    Args:
+        truth: scores ``(U,)``; utterances with NaN (no score) are left out.
+        prediction: scores ``(U,)``, on the same scale, not clipped.
+
+    Returns:
+        ``mae``; ``correlation``, Pearson's, NaN where either side is constant; ``acc7``, see
+        :func:`seven_classes`; ``acc2`` and ``weighted_f1``: rule of :data:`SCORE_RULES` → value, NaN where
+        the rule leaves no utterance; ``n``: utterances scored. ``drop-zero`` leaves out the utterances whose
+        true score is 0; a prediction of exactly 0 then counts as negative [C-3rd].
+
+    Raises:
+        MerLabError: the shapes differ, a prediction is not finite, no utterance has a score.
+    """
+    truth, prediction = np.asarray(truth, float), np.asarray(prediction, float)
+    if truth.ndim != 1 or truth.shape != prediction.shape:
+        raise MerLabError(
+            f"true scores of shape {truth.shape} and predicted ones of shape {prediction.shape} do not fit; "
+            "pass one score an utterance in both."
+        )
+    truth, prediction = truth[~np.isnan(truth)], prediction[~np.isnan(truth)]
+    if not truth.size:
+        raise MerLabError("no utterance has a score, so there is nothing to compare; check the score column.")
+    if not np.isfinite(prediction).all():
+        raise MerLabError("a predicted score is NaN or infinite; look at the training before the metrics.")
+    constant = np.ptp(truth) == 0 or np.ptp(prediction) == 0
+    result: dict[str, object] = {
+        "mae": float(np.abs(truth - prediction).mean()),
+        "correlation": float("nan") if constant else float(np.corrcoef(truth, prediction)[0, 1]),
+        "acc7": float((seven_classes(truth) == seven_classes(prediction)).mean()),
+        "n": len(truth),
+    }
+    acc2, weighted_f1 = {}, {}
+    for rule in SCORE_RULES:
+        classes = two_classes(truth, rule)
+        guess = two_classes(prediction, rule).clip(0)
+        table = np.array([[((classes == t) & (guess == g)).sum() for g in (0, 1)] for t in (0, 1)])
+        acc2[rule] = float(from_confusion("wa", table))
+        weighted_f1[rule] = float(from_confusion("weighted_f1", table))
+    return result | {"acc2": acc2, "weighted_f1": weighted_f1}
 
 
 def count_votes(evaluators: Iterable[str], labels: Sequence[str]) -> np.ndarray:

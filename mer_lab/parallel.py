@@ -15,5 +15,8 @@ that this process prints to. A few seconds let one run follow another without st
 def in_processes(jobs: Iterable, workers: int, ordered: bool = True) -> Iterator[Any]:
     """Results of ``joblib.delayed`` jobs, as they come; with one worker they run in this very process."""
     kind = "generator" if ordered else "generator_unordered"
-    pool = joblib.Parallel(workers, backend="loky", return_as=kind, idle_worker_timeout=IDLE_SECONDS)
+    # one job at a time: joblib would bundle short ones, and a kill lose the bundle
+    pool = joblib.Parallel(
+        workers, backend="loky", return_as=kind, batch_size=1, idle_worker_timeout=IDLE_SECONDS
+    )
     yield from pool(jobs)

@@ -18,7 +18,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from mer_lab.batches import Batch, Dataset
-from mer_lab.checkpoints import load_tensors, restore_training, restore_weights, save_tensors, training_state
+from mer_lab.checkpoints import (
+    learnt,
+    load_tensors,
+    restore_training,
+    restore_weights,
+    save_tensors,
+    training_state,
+)
 from mer_lab.errors import MerLabError
 from mer_lab.files import digest
 from mer_lab.metrics import METRICS, scores
@@ -31,7 +38,8 @@ class TrainConfig:
     Attributes:
         epochs: at most; training stops after ``patience`` epochs without a better validation score.
         batch_size: utterances in a batch.
-        lr, weight_decay: of AdamW. The rate rises over the first 5 % of all steps and falls on a cosine.
+        lr, weight_decay: of AdamW. The rate rises over the first 5 % of all steps and falls on a cosine; a
+            pretrained encoder that learns along takes a share of it (``SpeechEncoder``, ``TextEncoder``).
         clip: norm that gradients are clipped to.
         class_weights: power of the inverse class frequency that weighs the loss: 0 none, 1 balanced.
         label_smoothing: of the cross-entropy.
@@ -114,7 +122,7 @@ def fit(
     model = build()
     loss_of = _loss(train, config, accelerator.device)
     key = _key(config, seed, model, train, validation)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(_groups(model, config.lr), lr=config.lr, weight_decay=config.weight_decay)
     model, optimiser = accelerator.prepare(model, optimiser)
     bare = accelerator.unwrap_model(model)
     steps = -(-len(train.plan(config.batch_size, config.batch_by)) // accelerator.num_processes)
@@ -132,13 +140,13 @@ def fit(
             row |= _validate(bare, validation, loss_of, config, accelerator.device)
             run.history.append(row)
             if row[config.monitor] > max((r[config.monitor] for r in run.history[:-1]), default=-1.0):
-                run.best_epoch, best = epoch, copy.deepcopy(bare.state_dict())
+                run.best_epoch, best = epoch, copy.deepcopy(learnt(bare))
             run.seconds = time.perf_counter() - start
             if folder is not None and accelerator.is_main_process:
                 _save(Path(folder), key, run, best, optimiser, schedule)
             bar.update()
             bar.set_postfix(loss=f"{row['train_loss']:.3f}", **{config.monitor: f"{row[config.monitor]:.3f}"})
-    bare.load_state_dict(best)
+    restore_weights(best, bare)
     bare.eval()
     accelerator.free_memory()
     return run
@@ -231,6 +239,19 @@ def _loss(train: Dataset, config: TrainConfig, device) -> Callable[[Tensor, Batc
     return lambda logits, batch: cross_entropy(logits.float(), batch.label)
 
 
+def _groups(model: nn.Module, lr: float) -> list[dict]:
+    """Parameters that learn, by learning rate: ``lr`` times what a module's ``learning_rates()`` says."""
+    share: dict[nn.Parameter, float] = {}
+    for module in model.modules():
+        if hasattr(module, "learning_rates"):
+            share |= dict(module.learning_rates())
+    groups: dict[float, list[nn.Parameter]] = {}
+    for p in model.parameters():
+        if p.requires_grad:
+            groups.setdefault(share.get(p, 1.0), []).append(p)
+    return [{"params": parameters, "lr": lr * factor} for factor, parameters in groups.items()]
+
+
 def _refuse_test(data: Dataset) -> None:
     sealed = data.corpus.table["split"] == "test"
     if sealed.any():
@@ -283,8 +304,8 @@ def _resume(folder: Path, key: str, run: Run, optimiser, schedule, accelerator) 
     best = {k.removeprefix("best."): v for k, v in state.items() if k.startswith("best.")}
     restore_training(state, run.model, optimiser)
     schedule.last_epoch = info["step"]
-    for group, lr in zip(optimiser.param_groups, [schedule.lr_lambdas[0](info["step"])], strict=True):
-        group["lr"] = schedule.base_lrs[0] * lr
+    for group, base in zip(optimiser.param_groups, schedule.base_lrs, strict=True):
+        group["lr"] = base * schedule.lr_lambdas[0](info["step"])
     run.history, run.best_epoch, run.seconds = info["history"], info["best_epoch"], info["seconds"]
     return best
 

@@ -229,11 +229,13 @@ def test_run_command_writes_a_result_and_goes_on_where_it_was(capsys, folder, tm
     )  # resumed, not trained anew
 
 
-def test_the_command_line_tells_mistakes_in_one_sentence(capsys, tmp_path):
+def test_the_command_line_tells_mistakes_in_one_sentence(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for arguments in (
         ("run", "no-such-recipe"),
         ("run", "text-bilstm", "--corpus", tmp_path),
         ("prepare", "meld", tmp_path, "--out", tmp_path / "x"),
+        ("features", "staged", "mel"),
     ):
         status, out, err = call(capsys, *arguments)
         assert (
@@ -246,13 +248,13 @@ def test_the_command_line_tells_mistakes_in_one_sentence(capsys, tmp_path):
     for arguments in (
         ("run",),
         ("prepare", "nothing", "x"),
-        ("features", "staged", "mel"),
+        ("features", "staged", "prosody", "--layer", "two"),
         ("run", "majority", "--seeds", "0"),
     ):
         assert call(capsys, *arguments)[0] == 2
 
 
-@pytest.mark.parametrize("command", ["doctor", "prepare", "add-features", "features", "run", "recipes"])
+@pytest.mark.parametrize("command", ["doctor", "prepare", "add-features", "features", "audit", "run", "recipes"])
 def test_every_command_has_help_with_an_example(command, capsys):
     status, out, _ = call(capsys, command, "--help")
     assert status == 0 and f"Example: mer-lab {command}" in out

@@ -12,6 +12,7 @@ ROWS = (
     "batches",
     "models",
     "training",
+    "inputs",
     "experiments",
     "recipes",
     "plots figures doctor",
@@ -25,7 +26,7 @@ def test_no_module_imports_a_later_row():
     wrong = []
     for path in sorted((ROOT / "mer_lab").rglob("*.py")):
         own = path.relative_to(ROOT / "mer_lab").with_suffix("").parts[0]
-        if own == "__init__":
+        if own in ("__init__", "__main__"):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = []

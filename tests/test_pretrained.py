@@ -19,8 +19,9 @@ from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFa
 from mer_lab.batches import Dataset
 from mer_lab.corpora import Corpus
 from mer_lab.errors import MerLabError
-from mer_lab.features import pretrained, store
-from mer_lab.features.pretrained import PretrainedText, find_encoder
+from mer_lab.features import encoders, pretrained
+from mer_lab.features.encoders import find_encoder
+from mer_lab.features.pretrained import PretrainedText
 from mer_lab.features.store import FeatureStore
 from mer_lab.models import UnimodalPooling
 from mer_lab.models.layers import FrameEncoder
@@ -195,7 +196,7 @@ def test_half_a_download_is_not_an_encoder(encoder, no_hub):
     shutil.copy(encoder / "config.json", snapshot)
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text(commit)
-    with pytest.raises(MerLabError, match="no model.safetensors: either a download was not finished"):
+    with pytest.raises(MerLabError, match="no model.safetensors; if a download was not finished"):
         find_encoder("nobody/tiny-bert")
 
 
@@ -203,8 +204,19 @@ def damage_nothing_but_weights(folder: Path) -> None:
     (folder / "config.json").unlink()
 
 
-def damage_pickle_only(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+class Evil:
+    """What unpickling would run: it leaves a file behind."""
+
+    def __init__(self, folder: Path) -> None:
+        self.code = f"open({str(folder / 'ran')!r}, 'w')"
+
+    def __reduce__(self):
+        return exec, (self.code,)
+
+
+def damage_evil_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save({"embeddings": Evil(folder)}, folder / "pytorch_model.bin")
 
 
 def damage_cut_off(folder: Path) -> None:
@@ -246,7 +258,7 @@ def edit_config(folder: Path, **changes) -> None:
     ("damage", "sentence"),
     [
         (damage_nothing_but_weights, "there is no config.json"),
-        (damage_pickle_only, "a pickle, which mer_lab does not load"),
+        (damage_evil_pickle, "a pickle that holds more than tensors"),
         (damage_cut_off, "cannot be loaded"),
         (damage_not_json, "cannot be loaded"),
         (damage_list, "cannot be loaded"),
@@ -261,6 +273,13 @@ def test_a_damaged_folder_is_told_in_one_sentence(copy, damage, sentence):
         PretrainedText(str(copy))("so sad")
     assert str(copy) in str(error.value) and "\n" not in str(error.value)
     assert not (copy / "ran").exists()
+
+
+def test_weights_that_are_only_there_as_a_pickle_are_read_by_the_restricted_loader(encoder, copy):
+    model = AutoModel.from_pretrained(copy)
+    (copy / "model.safetensors").unlink()
+    torch.save(model.state_dict(), copy / "pytorch_model.bin")
+    assert relative(PretrainedText(str(copy))(TEXTS[0]), PretrainedText(str(encoder))(TEXTS[0])) < 1e-6
 
 
 def test_importing_it_does_not_import_transformers():
@@ -292,7 +311,7 @@ def test_store_goes_by_content(encoder, copy, tmp_path, monkeypatch):
     assert files() == 1
     with monkeypatch.context() as patch:  # the same weights elsewhere: nothing to do
         patch.setattr(PretrainedText, "extract_many", None)
-        patch.setattr(pretrained, "_load_config", None)  # nor to import transformers for
+        patch.setattr(encoders, "_load_config", None)  # nor to import transformers for
         again = texts.get(corpus_of(TEXTS), PretrainedText(str(copy)), workers=1)
     np.testing.assert_array_equal(first.frames, again.frames)
     texts.get(corpus_of([*TEXTS[:-1], "other"]), PretrainedText(str(encoder)), workers=1)
@@ -307,7 +326,7 @@ def test_store_goes_by_content(encoder, copy, tmp_path, monkeypatch):
 
 
 def test_a_killed_extraction_goes_on_and_ends_with_the_same_bytes(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "PART", 3)
+    monkeypatch.setattr(pretrained, "_BATCH", 1)
     corpus, extractor, whole = corpus_of(TEXTS * 2), PretrainedText(str(encoder)), PretrainedText.extract_many
     FeatureStore(tmp_path / "a").get(corpus, extractor, workers=1)
     calls = []
@@ -322,7 +341,7 @@ def test_a_killed_extraction_goes_on_and_ends_with_the_same_bytes(encoder, tmp_p
     with pytest.raises(KeyboardInterrupt):
         FeatureStore(tmp_path / "b").get(corpus, extractor, workers=1)
     FeatureStore(tmp_path / "b").get(corpus, extractor, workers=1)
-    assert calls == [3, 3, 3, 3, 3, 3, 1]  # the fourth part twice, no other
+    assert calls == [4, 4, 4, 4, 4]  # the fourth batch twice, no other
     (a,), (b,) = ((tmp_path / k).glob("*.safetensors") for k in "ab")
     assert a.name == b.name and a.read_bytes() == b.read_bytes()
 

@@ -12,7 +12,11 @@ from mer_lab.features.prosody import (
 from mer_lab.features.spectral import MFCC, LogMel, LowLevel34
 from mer_lab.features.words import Vocabulary, load_glove, tokenise
 
+BUILT_IN = {e.name: e for e in (Prosody, LogMel, MFCC, LowLevel34)}
+"""Extractors of audio that need no pretrained weights, by name."""
+
 __all__ = [
+    "BUILT_IN",
     "MFCC",
     "PROSODY_NAMES",
     "PROSODY_STATISTICS",

@@ -1,67 +1,44 @@
-"""What a pretrained encoder hears or reads: its hidden vectors, frozen, as frames.
-
-transformers and the hub's client are imported where they are used: they take seconds, which nobody who has
-the features already should pay.
-"""
+"""What a pretrained encoder hears or reads: its hidden vectors, frozen, as frames."""
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
-from hashlib import file_digest
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from accelerate import PartialState
 
-from mer_lab.errors import MerLabError
-from mer_lab.files import digest
-
-_WEIGHTS = ("model.safetensors", "model-*.safetensors")
-_FILES = (*_WEIGHTS, "*.json", "*.txt", "*.model")  # weights, settings and every kind of tokeniser
-_BATCH = 32
-_BAD = (
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RuntimeError,
-    ImportError,
-    SafetensorError,
+from mer_lab.audio import duration
+from mer_lab.errors import BudgetError, MerLabError
+from mer_lab.features.encoders import (
+    find_encoder,
+    fingerprint,
+    layers_of,
+    load_config,
+    load_model,
+    load_tokenizer,
 )
-"""What transformers raises over a damaged folder."""
+from mer_lab.features.frames import check_wave
+from mer_lab.features.listening import SpeechNetwork
+
+_BATCH = 32
+_CPU_SECONDS = 10.0
+"""Sound in a batch on a CPU, where larger batches gain nothing: they fall out of its caches."""
 
 
-@dataclass(frozen=True)
-class PretrainedText:
-    """The hidden vectors of a text encoder (BERT, RoBERTa, DeBERTa, MiniLM, ...), one a token: ``(T, D)``.
-
-    The encoder is frozen and computes in float32, whatever precision it was saved in. Its special tokens
-    stay, so an empty text has frames too. The vectors of a text do not depend on the texts beside it.
-
-    Args:
-        encoder: see :func:`find_encoder`.
-        layer: 0 is the embedding, then one a layer; negative counts from the end. Several stand side by
-            side: D is the width of the encoder times their number.
-        max_tokens: a longer text loses its end.
-    """
+class _Layers:
+    """What both kinds of encoder share: which of their hidden states are taken."""
 
     encoder: str
-    layer: int | tuple[int, ...] = -1
-    max_tokens: int = 128
-
-    name: ClassVar[str] = "pretrained_text"
-    version: ClassVar[int] = 1
-    channel: ClassVar[str] = "text"
-    hop: ClassVar[None] = None  # words have no clock
+    layer: int | tuple[int, ...] | str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.layer, int):  # TOML gives a list
+        if isinstance(self.layer, list):  # TOML gives a list
             object.__setattr__(self, "layer", tuple(self.layer))
 
     @property
@@ -71,12 +48,14 @@ class PretrainedText:
         Raises:
             MerLabError: the encoder has no such layer.
         """
-        count = self._config().num_hidden_layers + 1
+        count = layers_of(self._config()) + 1
+        if self.layer == "all":
+            return list(range(count))
         asked = (self.layer,) if isinstance(self.layer, int) else self.layer
-        if not asked or not all(-count <= k < count for k in asked):
+        if not asked or not all(isinstance(k, int) and -count <= k < count for k in asked):
             raise MerLabError(
                 f"the layer is {self.layer}, but encoder {self.encoder} has the layers 0 to {count - 1}; "
-                "choose one or several of them, or -1 for the last."
+                "choose one or several of them, -1 for the last, or 'all'."
             )
         return [k % count for k in asked]
 
@@ -86,16 +65,60 @@ class PretrainedText:
         width = self._config().hidden_size
         return [f"layer{k}_{d}" for k in self.layers for d in range(width)]
 
+    def _config(self):
+        return load_config(find_encoder(self.encoder))
+
+
+@dataclass(frozen=True)
+class PretrainedText(_Layers):
+    """The hidden vectors of a text encoder (BERT, RoBERTa, DeBERTa, MiniLM, ...), one a token: ``(T, D)``.
+
+    The encoder is frozen and computes in float32, whatever precision it was saved in. Its special tokens
+    stay, so an empty text has frames too. The vectors of a text do not depend on the texts beside it.
+
+    Args:
+        encoder: see :func:`mer_lab.features.encoders.find_encoder`.
+        layer: 0 is the embedding, then one a layer; negative counts from the end; several, or "all", stand
+            side by side: D is the width of the encoder times their number.
+        max_tokens: a longer text loses its end.
+        words: one vector a word instead, the mean of its tokens': words as :func:`split_words` cuts them,
+            without the special tokens.
+    """
+
+    encoder: str
+    layer: int | tuple[int, ...] | str = -1
+    max_tokens: int = 128
+    words: bool = False
+
+    name: ClassVar[str] = "pretrained_text"
+    version: ClassVar[int] = 1
+    channel: ClassVar[str] = "text"
+    hop: ClassVar[None] = None  # words have no clock
+
     @property
     def settings(self) -> dict[str, object]:
         """What decides the numbers: the encoder by its content, not by where it lies."""
         weights = fingerprint(find_encoder(self.encoder))
-        return {"weights": weights, "layer": self.layer, "max_tokens": self.max_tokens}
+        words = {"words": True} if self.words else {}
+        return {"weights": weights, "layer": self.layer, "max_tokens": self.max_tokens} | words
 
     def tokens(self, text: str) -> list[str]:
-        """The tokens whose vectors :meth:`__call__` returns, special ones included ``(T,)``."""
-        tokenizer, _ = self._loaded()
-        return tokenizer.convert_ids_to_tokens(self._encode([text])[0])
+        """The tokens that the encoder reads, special ones included ``(T,)``."""
+        return load_tokenizer(find_encoder(self.encoder)).convert_ids_to_tokens(self.numbers([text])[0])
+
+    def numbers(self, texts: Sequence[str]) -> list[list[int]]:
+        """The same tokens as numbers, for an encoder that learns with the system."""
+        tokenizer = load_tokenizer(find_encoder(self.encoder))
+        positions = getattr(self._config(), "max_position_embeddings", None) or 1 << 30
+        room = min(tokenizer.model_max_length, positions)
+        if not 2 < self.max_tokens <= room:
+            raise MerLabError(f"max_tokens is {self.max_tokens}; encoder {self.encoder} takes 3 to {room}.")
+        return [tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"] for text in texts]
+
+    def plan(self, texts: Sequence[str], budget: float) -> list[np.ndarray]:
+        """Batches of texts of similar length; the budget is never reached, texts are short."""
+        order = np.argsort([len(ids) for ids in self.numbers(texts)], kind="stable")
+        return [order[k : k + 4 * _BATCH] for k in range(0, len(order), 4 * _BATCH)]
 
     def __call__(self, text: str) -> np.ndarray:
         return self.extract_many([text])[0]
@@ -108,143 +131,204 @@ class PretrainedText:
         Raises:
             MerLabError: the encoder is absent or cannot be loaded.
         """
-        _, model = self._loaded()
-        encoded, layers = self._encode(texts), self.layers
+        folder = find_encoder(self.encoder)
+        encoded, layers = self.numbers(texts), self.layers
+        model, device = _text_model(folder, fingerprint(folder))
         order = sorted(range(len(texts)), key=lambda k: len(encoded[k]))
         out: list[np.ndarray] = [np.empty(0)] * len(texts)
         while order:
             same = [k for k in order[:_BATCH] if len(encoded[k]) == len(encoded[order[0]])]
             order = order[len(same) :]
-            ids = torch.tensor([encoded[k] for k in same])
+            ids = torch.tensor([encoded[k] for k in same], device=device)
             with torch.inference_mode():
                 states = model(input_ids=ids, output_hidden_states=True).hidden_states
-            frames = torch.cat([states[k] for k in layers], dim=-1).numpy()
+            frames = torch.cat([states[k] for k in layers], dim=-1).cpu().numpy()
             for k, vectors in zip(same, frames, strict=True):
-                out[k] = vectors
+                out[k] = self._by_word(texts[k], vectors) if self.words else vectors
         return out
 
-    def _config(self):
-        folder = find_encoder(self.encoder)
-        return _load_config(folder, fingerprint(folder))
-
-    def _loaded(self):
-        folder = find_encoder(self.encoder)
-        return _load(folder, fingerprint(folder))
-
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
-        tokenizer, model = self._loaded()
-        positions = getattr(model.config, "max_position_embeddings", None) or 1 << 30
-        room = min(tokenizer.model_max_length, positions)
-        if not 2 < self.max_tokens <= room:
-            raise MerLabError(f"max_tokens is {self.max_tokens}; encoder {self.encoder} takes 3 to {room}.")
-        return [tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"] for text in texts]
+    def _by_word(self, text: str, vectors: np.ndarray) -> np.ndarray:
+        """Mean of the tokens that overlap each word; what was cut off gets the first token's vector."""
+        tokenizer = load_tokenizer(find_encoder(self.encoder))
+        spans = tokenizer(
+            text, truncation=True, max_length=self.max_tokens, return_offsets_mapping=True
+        )["offset_mapping"]  # fmt: skip
+        spans = np.array(spans).reshape(-1, 2)  # (T, 2) characters; special tokens are empty
+        rows = []
+        for start, end in split_words(text):
+            inside = (spans[:, 0] < end) & (spans[:, 1] > start)
+            rows.append(vectors[inside].mean(0) if inside.any() else vectors[0])
+        return np.stack(rows) if rows else vectors[:1]
 
 
-def find_encoder(encoder: str | Path) -> Path:
-    """The folder of an encoder: a local one, ``encoders/NAME`` in ``$MER_LAB_DATA`` or
-    ``$MER_LAB_SHARED_DATA``, one in the hub's cache, or a fresh download from the hub by name.
+def split_words(text: str) -> list[tuple[int, int]]:
+    """First character and end of each word: what stands between white space, as aligners count words.
 
-    A folder holds what transformers' ``save_pretrained()`` writes for the model and its tokeniser.
-
-    Raises:
-        MerLabError: it is nowhere, with the three ways to get one; or it has no safetensors weights.
+    >>> split_words("Oh,  no!")
+    [(0, 3), (5, 8)]
     """
-    roots = [os.environ.get(name) for name in ("MER_LAB_DATA", "MER_LAB_SHARED_DATA")]
-    places = [Path(encoder), *(Path(root) / "encoders" / encoder for root in roots if root)]
-    folder = next((place for p in places if (place := p.expanduser()).is_dir()), None)
-    folder = folder or _from_hub(str(encoder))
-    if not (folder / "config.json").is_file():
-        raise MerLabError(f"{folder}: there is no config.json; give the folder that save_pretrained() wrote.")
-    if not _has_weights(folder):
-        raise MerLabError(
-            f"{folder}: there is no model.safetensors: either a download was not finished, then run once "
-            "where the hub can be reached, or the weights are a pickle, which mer_lab does not load, then "
-            "save them again with save_pretrained()."
-        )
-    return folder
+    return [match.span() for match in re.finditer(r"\S+", text)]
 
 
-def _from_hub(name: str) -> Path:
-    """Prefer what is cached, so that a run neither needs the network nor changes when the hub does."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
+@dataclass(frozen=True)
+class PretrainedSpeech(_Layers):
+    """The hidden vectors of a speech encoder, ``(T, D)``: wav2vec 2.0, HuBERT, WavLM, data2vec, Whisper,
+    Moonshine.
 
-    for cached in (True, False):
-        try:
-            found = snapshot_download(
-                name, allow_patterns=_FILES, ignore_patterns="*/*", local_files_only=cached
-            )
-        except (OSError, HFValidationError, RuntimeError):  # absent, unreachable, or not a name at all
-            continue
-        if not cached or _has_weights(Path(found)):
-            return Path(found)
-    raise MerLabError(
-        f"encoder {name!r} is not a local folder, not in the hub's cache, and could not be downloaded; "
-        "(1) run once where the hub can be reached, to download it by name, (2) give a local folder written "
-        "by save_pretrained(), or (3) copy the hub's cache folder here from another machine and point "
-        "HF_HOME at it."
-    )
+    The encoder is frozen. What shares its batch does not change an utterance's frames
+    (:class:`~mer_lab.features.listening.SpeechNetwork`). Frame t is centred at ``first + t * hop`` seconds.
+
+    Args:
+        encoder: see :func:`mer_lab.features.encoders.find_encoder`.
+        layer: 0 is what enters the first layer, then one a layer; negative counts from the end; several, or
+            "all", stand side by side: D is the width of the encoder times their number.
+        pool: "statistics" keeps one frame an utterance, mean and standard deviation over time ``(1, 2 D)``:
+            enough for a probe, and hundreds of times smaller.
+        precision: "float32"; "bfloat16" computes products in half the bits, which costs about 1 % of the
+            features' size and makes a recent CPU two to three times as fast (`benchmarks/extraction.py`).
+        window: seconds; a longer utterance is read in equal pieces, none longer than this.
+    """
+
+    encoder: str
+    layer: int | tuple[int, ...] | str = -1
+    pool: str = ""
+    precision: str = "float32"
+    window: float = 30.0
+
+    name: ClassVar[str] = "pretrained_speech"
+    version: ClassVar[int] = 1
+    channel: ClassVar[str] = "audio"
+    rate: ClassVar[int] = 16000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, known in (("pool", ("", "statistics")), ("precision", ("float32", "bfloat16"))):
+            if getattr(self, name) not in known:
+                options = " or ".join(repr(k) for k in known)
+                raise MerLabError(f"{name} is {getattr(self, name)!r}, expected {options}.")
+        if not 1 <= self.window <= 30:
+            raise MerLabError(f"window is {self.window} s, expected 1 to 30: encoders know no longer speech.")
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What decides the numbers: the encoder by its content, not by where it lies."""
+        weights = fingerprint(find_encoder(self.encoder))
+        fields = ("layer", "pool", "precision", "window")
+        return {"weights": weights} | {k: getattr(self, k) for k in fields}
+
+    @property
+    def names(self) -> list[str]:
+        """As of its layers; with ``pool`` first the means, then the deviations."""
+        names = super().names
+        return [f"{s}_{n}" for s in ("mean", "std") for n in names] if self.pool else names
+
+    @property
+    def hop(self) -> float | None:
+        """Seconds between frames; None where time is pooled away."""
+        return None if self.pool else self._network().stride / self.rate
+
+    @property
+    def first(self) -> float:
+        """Seconds from the utterance's start to the centre of its first frame."""
+        return self._network().first / self.rate
+
+    def plan(self, paths: Sequence[Path], budget: float) -> list[np.ndarray]:
+        """Batches of utterances of similar length that take no more than ``budget`` bytes, longest first.
+
+        Longest first: what does not fit into memory, or would be slowest, shows at once.
+
+        Raises:
+            BudgetError: not even one row fits.
+        """
+        network = self._network()
+        room = budget - network.size
+        seconds = np.array([duration(path) for path in paths])
+        most = _CPU_SECONDS if network.device.type == "cpu" else np.inf
+        order = np.argsort(-seconds, kind="stable")
+        batches: list[np.ndarray] = []
+        while len(order):
+            length = min(max(seconds[order[0]], 0.1), self.window)  # every row is padded to the first's
+            need = network.memory(length)
+            if need > room:
+                raise BudgetError(
+                    f"encoder {self.encoder} needs {(network.size + need) / 2**20:.0f} MiB for {length:.1f} "
+                    f"s of speech, more than the budget of {budget / 2**20:.0f} MiB a process; raise it."
+                )
+            rows = 1 if seconds[order[0]] > self.window else int(max(1, min(room / need, most / length)))
+            batches.append(order[:rows])
+            order = order[rows:]
+        return batches
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        return self.extract_many([wave])[0]
+
+    def extract_many(self, waves: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Vectors of each wave ``(N,)`` at 16 kHz, float32 ``(T, D)``.
+
+        Raises:
+            MerLabError: the encoder is absent or cannot be loaded.
+        """
+        network = self._network()
+        longest = int(self.window * self.rate)
+        pieces = [np.array_split(wave, max(1, -(-len(wave) // longest))) for wave in waves]
+        rows = [torch.from_numpy(np.ascontiguousarray(p, np.float32)) for piece in pieces for p in piece]
+        whole = network.batches and len(rows) == len(waves)  # pieces of a long one go one by one
+        groups = [rows] if whole else [[row] for row in rows]
+        frames = (x for group in groups for x in self._frames(group))
+        joined = [torch.cat([next(frames) for _ in piece]) for piece in pieces]
+        if self.pool:
+            joined = [torch.cat([x.mean(0), x.std(0, correction=0)])[None] for x in joined]
+        return [x.numpy() for x in joined]
+
+    def _frames(self, rows: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Frames ``(T, D)`` of each row, all rows in one batch."""
+        network = self._network()
+        wave = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(network.device)  # (U, N)
+        length = torch.tensor([len(r) for r in rows], device=network.device)
+        half = torch.autocast(wave.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+        with torch.inference_mode(), half:
+            states, mask = network(wave, torch.arange(wave.shape[1], device=wave.device) < length[:, None])
+        taken = torch.cat([states[k].float() for k in self.layers], dim=-1).cpu()  # (U, T, D)
+        return [x[: int(n)] for x, n in zip(taken, mask.sum(1), strict=True)]
+
+    def _network(self) -> SpeechNetwork:
+        folder = find_encoder(self.encoder)
+        return _speech_network(folder, fingerprint(folder))
 
 
-def _has_weights(folder: Path) -> bool:
-    return any(next(folder.glob(pattern), None) for pattern in _WEIGHTS)
+def extractor_of(encoder: str, **settings) -> PretrainedSpeech | PretrainedText:
+    """The extractor that an encoder's folder calls for: one that comes with audio settings listens."""
+    speech = (find_encoder(encoder) / "preprocessor_config.json").is_file()
+    kind = PretrainedSpeech if speech else PretrainedText
+    try:
+        return kind(encoder, **settings)
+    except TypeError:
+        known, given = ", ".join(f.name for f in fields(kind)[1:]), ", ".join(settings)
+        raise MerLabError(f"encoder {encoder} takes the settings {known}, not {given}.") from None
 
 
-def fingerprint(folder: Path) -> str:
-    """Hash of everything that decides an encoder's numbers: weights, settings, tokeniser."""
-    paths = sorted({path for pattern in _FILES for path in folder.glob(pattern)})
-    stats = [path.stat() for path in paths]
-    hashes = [_hash(path, s.st_size, s.st_mtime_ns) for path, s in zip(paths, stats, strict=True)]
-    return digest(*(f"{path.name} {h}" for path, h in zip(paths, hashes, strict=True)))
+@dataclass(frozen=True)
+class Waveform:
+    """The samples themselves ``(N, 1)`` at 16 kHz, for an encoder that learns with the system."""
 
+    name: ClassVar[str] = "waveform"
+    version: ClassVar[int] = 1
+    channel: ClassVar[str] = "audio"
+    rate: ClassVar[int] = 16000
+    hop: ClassVar[float] = 1 / 16000
+    names: ClassVar[list[str]] = ["amplitude"]
 
-@lru_cache(maxsize=256)
-def _hash(path: Path, size: int, changed: int) -> str:
-    with path.open("rb") as f:
-        return file_digest(f, "sha256").hexdigest()
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        return check_wave(wave)[:, None]
 
 
 @lru_cache(maxsize=1)
-def _load_config(folder: Path, content: str):
-    """``content`` makes a changed folder load again."""
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except _BAD as error:
-        raise _unloadable(folder, error) from error
+def _text_model(folder: Path, content: str):
+    """Model and device; ``content`` makes a changed folder load again."""
+    device = PartialState().device
+    return load_model(folder).to(device), device
 
 
-@lru_cache(maxsize=1)
-def _load(folder: Path, content: str):
-    """Tokeniser and model; ``content`` as above."""
-    from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
-
-    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()  # what it would warn of is checked below, and told in one sentence
-    try:
-        local = {"local_files_only": True, "trust_remote_code": False}
-        tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-        model, info = AutoModel.from_pretrained(
-            folder, **local, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    except _BAD as error:
-        raise _unloadable(folder, error) from error
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))  # no frame sees it
-    if missing:
-        raise MerLabError(
-            f"{folder}: the weights lack {len(missing)} tensors of the encoder, first {missing[0]}; give a "
-            "folder whose config.json fits its weights."
-        )
-    return tokenizer, model.eval()
-
-
-def _unloadable(folder: Path, error: Exception) -> MerLabError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return MerLabError(f"{folder}: the encoder cannot be loaded ({reason}); fetch or save it again.")
+@lru_cache(maxsize=2)
+def _speech_network(folder: Path, content: str) -> SpeechNetwork:
+    return SpeechNetwork(folder).to(PartialState().device).eval()

@@ -1,0 +1,98 @@
+"""From a recipe's tables of settings to features, and to the encoder that stands before the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import nn
+
+from mer_lab.corpora import Corpus
+from mer_lab.errors import MerLabError
+from mer_lab.features import BUILT_IN, Vocabulary, load_glove
+from mer_lab.features.pretrained import PretrainedSpeech, PretrainedText, Waveform
+from mer_lab.features.store import FeatureStore, attached
+from mer_lab.models.layers import (
+    Augment,
+    ConvEncoder,
+    FrameEncoder,
+    LayerMix,
+    SpeechEncoder,
+    TextEncoder,
+    WordEncoder,
+)
+from mer_lab.ragged import Ragged
+
+AUDIO = BUILT_IN | {"pretrained": PretrainedSpeech, "waveform": Waveform}
+
+
+def read_audio_features(spec: dict, corpus: Corpus) -> Ragged:
+    """Frames of every utterance: ``{"name": extractor, **settings}`` or ``{"attached": name}``.
+
+    Raises:
+        MerLabError: no such features or setting.
+    """
+    options = dict(spec)
+    if "attached" in options:
+        return attached(corpus, options["attached"])
+    name = options.pop("name", None)
+    if name not in AUDIO:
+        raise MerLabError(
+            f"there are no audio features {name!r}; choose one of {', '.join(AUDIO)}, or attached ones."
+        )
+    try:
+        extractor = AUDIO[name](**options)
+    except TypeError as error:
+        raise MerLabError(f"audio features {name}: {error}.") from None
+    return FeatureStore().get(corpus, extractor)
+
+
+def read_text_features(
+    spec: dict, corpus: Corpus, train: Corpus
+) -> tuple[Ragged, Callable[[], nn.Module] | None]:
+    """Vectors, token numbers or word indices of every utterance; for words also what builds their encoder.
+
+    Raises:
+        MerLabError: no such features or setting.
+    """
+    options = {"name": "words", **spec}
+    name = options.pop("name")
+    if name == "pretrained":
+        return FeatureStore().get(corpus, PretrainedText(**options)), None
+    if name == "tokens":
+        numbers = PretrainedText(**options).numbers(corpus.table["text"].tolist())
+        sequences = [np.array(n, np.int64)[:, None] for n in numbers]
+        return Ragged.from_sequences(sequences, corpus.ids, {"name": "tokens"}), None
+    if name != "words":
+        raise MerLabError(f"there are no text features {name!r}; choose words, pretrained or tokens.")
+    vocabulary = Vocabulary.build(train.table["text"], options.get("min_count", 1))
+    index = Ragged.from_sequences(
+        [vocabulary.encode(t) for t in corpus.table["text"]], corpus.ids, {"name": "words"}
+    )
+    width, vectors = options.get("width", 64), None
+    if "glove" in options:
+        vectors, _ = load_glove(options["glove"], vocabulary)
+        width = vectors.shape[1]
+    return index, lambda: WordEncoder(len(vocabulary), width, vectors, options.get("drop", 0.0))
+
+
+def build_encoder(spec: dict, channel: str, frames: Ragged) -> nn.Module:
+    """The network between a channel's features and the model; what is fitted, is fitted to ``frames``.
+
+    Args:
+        spec: ``{"name": "conv" | "mix" | "pretrained", **settings}``; empty for standardised frames.
+        channel: ``"audio"`` or ``"text"``.
+        frames: of the training split.
+    """
+    options = dict(spec)
+    kind = options.pop("name", "")
+    if kind == "pretrained":
+        return (SpeechEncoder if channel == "audio" else TextEncoder)(**options)
+    if kind == "conv":
+        augment = Augment(**options.pop("augment")) if "augment" in options else None
+        return ConvEncoder(frames.width, augment=augment, **options).fit(frames)
+    if kind == "mix":
+        return LayerMix(frames.width, **options).fit(frames)
+    if kind:
+        raise MerLabError(f"there is no encoder {kind!r}; choose conv, mix or pretrained, or none.")
+    return FrameEncoder(frames.width).fit(frames)
