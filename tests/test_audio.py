@@ -186,7 +186,7 @@ def test_long_files_are_refused_before_decoding(tmp_path, monkeypatch):
         raise AssertionError("decoded")
 
     with monkeypatch.context() as patch:
-        patch.setattr(soundfile, "read", never)
+        patch.setattr(soundfile.SoundFile, "blocks", never)
         patch.setattr(av, "AudioResampler", never)
         for name in ("a.wav", "a.mp4"):
             with pytest.raises(MerLabError) as error:

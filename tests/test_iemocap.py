@@ -279,7 +279,8 @@ def test_full_disk(release, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(iemocap, "link", full)
+    monkeypatch.setattr("mer_lab.corpora.importing.os.link", full)
+    monkeypatch.setattr("mer_lab.corpora.importing.shutil.copyfile", full)
     with pytest.raises(MerLabError, match="the disk is full"):
         prepare_iemocap(release, tmp_path / "out")
 

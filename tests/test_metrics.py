@@ -6,17 +6,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import pearsonr
 from sklearn import metrics as sk
 
 from mer_lab.errors import MerLabError
 from mer_lab.metrics import (
     METRICS,
+    SCORE_RULES,
     by_group,
     count_votes,
     fleiss_kappa,
     from_confusion,
     krippendorff_alpha,
+    score_metrics,
     scores,
+    seven_classes,
+    two_classes,
 )
 
 LABELS = ("angry", "happy", "sad", "neutral")
@@ -160,3 +165,64 @@ def test_unequal_votes():
         krippendorff_alpha(np.array([1, 2, 3]))
     counted = count_votes(["angry; sad;other", "", "sad;sad"], LABELS)
     assert counted.tolist() == [[1, 0, 1, 0], [0] * 4, [0, 0, 2, 0]]
+
+
+def test_score_metrics_by_hand():
+    truth = np.array([-2.0, -0.4, 0.0, 0.5, 3.0, np.nan])
+    prediction = np.array([-1.0, 0.2, -0.1, 0.0, 4.0, 9.0])
+    result = score_metrics(truth, prediction)
+    assert result["n"] == 5 and result["mae"] == pytest.approx((1 + 0.6 + 0.1 + 0.5 + 1) / 5)
+    assert result["acc7"] == 4 / 5  # -0.4, 0 and 0.5 round to 0, 4 is cut to 3
+    # < 0 | >= 0: truth 0 0 1 1 1, prediction 0 1 0 1 1
+    assert result["acc2"]["negative-vs-nonnegative"] == 3 / 5
+    f1 = {0: 2 * 1 / (2 * 1 + 1 + 1), 1: 2 * 2 / (2 * 2 + 1 + 1)}
+    assert result["weighted_f1"]["negative-vs-nonnegative"] == pytest.approx((2 * f1[0] + 3 * f1[1]) / 5)
+    # without the true 0: truth 0 0 1 1, prediction 0 1 0 1, since a predicted 0 is not positive
+    assert result["acc2"]["drop-zero"] == 2 / 4
+    # <= 0 | > 0: truth 0 0 0 1 1, prediction 0 1 0 0 1
+    assert result["acc2"]["nonpositive-vs-positive"] == 3 / 5
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_score_metrics_agree_with_scipy_and_sklearn(seed):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(-15, 16, 40) / 5
+    prediction = truth + rng.normal(0, 1.5, 40)
+    result = score_metrics(truth, prediction)
+    assert result["correlation"] == pytest.approx(pearsonr(truth, prediction)[0])
+    assert result["mae"] == pytest.approx(sk.mean_absolute_error(truth, prediction))
+    clipped = [np.round(np.clip(x, -3, 3)) for x in (truth, prediction)]
+    assert result["acc7"] == sk.accuracy_score(*clipped)
+    kept = truth != 0
+    for rule, t, p in (
+        ("negative-vs-nonnegative", truth >= 0, prediction >= 0),
+        ("drop-zero", truth[kept] > 0, prediction[kept] > 0),
+        ("nonpositive-vs-positive", truth > 0, prediction > 0),
+    ):
+        assert result["acc2"][rule] == pytest.approx(sk.accuracy_score(t, p))
+        assert result["weighted_f1"][rule] == pytest.approx(sk.f1_score(t, p, average="weighted"))
+
+
+def test_scores_that_say_little():
+    same = score_metrics(np.zeros(3), np.array([1.0, -1.0, 0.0]))
+    assert np.isnan(same["correlation"]) and np.isnan(same["acc2"]["drop-zero"])
+    assert same["acc2"]["negative-vs-nonnegative"] == pytest.approx(2 / 3)
+    assert np.isnan(score_metrics(np.array([1.0, 2.0]), np.ones(2))["correlation"])
+    for truth, prediction, message in (
+        ([1.0], [1.0, 2.0], "do not fit"),
+        ([np.nan], [1.0], "no utterance has a score"),
+        ([1.0], [np.inf], "NaN or infinite"),
+    ):
+        with pytest.raises(MerLabError, match=message):
+            score_metrics(np.array(truth), np.array(prediction))
+
+
+def test_classes_of_scores():
+    score = np.array([-3.0, -0.5, -0.0, 0.0, 0.2, np.nan])
+    assert two_classes(score, "negative-vs-nonnegative").tolist() == [0, 0, 1, 1, 1, -1]
+    assert two_classes(score, "drop-zero").tolist() == [0, 0, -1, -1, 1, -1]
+    assert two_classes(score, "nonpositive-vs-positive").tolist() == [0, 0, 0, 0, 1, -1]
+    assert seven_classes([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 2.6, 9]).tolist() == [-2, -2, 0, 0, 2, 2, 3, 3]
+    with pytest.raises(MerLabError, match="drop-zero"):
+        two_classes(score, "positive")
+    assert all(len(names) == 2 for names in SCORE_RULES.values())

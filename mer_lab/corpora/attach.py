@@ -93,7 +93,7 @@ def add_features(
                 f"the table {given[split]} is given for {split!r}; splits are {', '.join(SPLITS)}."
             )
     report = Report()
-    sources: dict[str, _Row] = {}
+    sources: dict[str, Row] = {}
     first: Table | None = None
     extra: list[str] = []
     for split, path in given.items():
@@ -113,7 +113,7 @@ def add_features(
             report.warnings.append(
                 f"{Path(path).name} covers less than half of the utterances{where}: is it the right one?"
             )
-    _write(target, name, channel, first.columns, corpus.ids, sources, report)
+    write_attached(target, name, channel, first.columns, corpus.ids, sources, report)
     missing = [u for u in corpus.ids if u not in sources]
     report.counts |= {"utterances": len(corpus), "matched": len(sources), "missing": missing, "extra": extra}
     if missing:
@@ -126,7 +126,7 @@ def add_features(
 
 
 @dataclass(frozen=True)
-class _Row:
+class Row:
     """An utterance's frames: how many, and how to read them."""
 
     frames: int
@@ -153,14 +153,14 @@ def _plain(key: str) -> str:
     return name
 
 
-def _match(table: Table, part: Corpus, match: str) -> tuple[dict[str, _Row], list[str]]:
+def _match(table: Table, part: Corpus, match: str) -> tuple[dict[str, Row], list[str]]:
     """Utterance id → row, and the keys that belong to no utterance."""
     values = part.table.index if match == "utterance_id" else part.table[match].astype(str)
     exact = pd.Series(part.table.index, index=values).groupby(level=0).agg(list).to_dict()
     plain: dict[str, list[str]] = {}
     for value, ids in exact.items():
         plain.setdefault(_plain(value), []).extend(ids)
-    rows: dict[str, _Row] = {}
+    rows: dict[str, Row] = {}
     owner: dict[str, str] = {}
     extra: list[str] = []
     for k, key in enumerate(table.keys):
@@ -178,7 +178,7 @@ def _match(table: Table, part: Corpus, match: str) -> tuple[dict[str, _Row], lis
                 f"{table.place(k)}: the keys {owner[ids[0]]!r} and {key!r} both name {ids[0]}; keep one row."
             )
         owner[ids[0]] = key
-        rows[ids[0]] = _Row(table.lengths[k], lambda k=k: table.read(k))
+        rows[ids[0]] = Row(table.lengths[k], lambda k=k: table.read(k))
     if not rows:
         raise MerLabError(
             f"{table.path}: no key fits the corpus's column {match}: keys are like {table.keys[0]!r}, the "
@@ -187,13 +187,13 @@ def _match(table: Table, part: Corpus, match: str) -> tuple[dict[str, _Row], lis
     return rows, extra
 
 
-def _write(
+def write_attached(
     target: Path,
     name: str,
     channel: str,
     columns: list[str],
     ids: list[str],
-    sources: Mapping[str, _Row],
+    sources: Mapping[str, Row],
     report: Report,
 ) -> None:
     """Write the frames one utterance after the other, counting what is missing on the way."""

@@ -35,7 +35,6 @@ from mer_lab.corpora.corpus import SPLITS, Corpus
 from mer_lab.corpora.importing import Report, importing, link, some, write_corpus
 from mer_lab.corpora.native import read_folder
 from mer_lab.errors import MerLabError
-from mer_lab.files import explain_os_errors
 
 CODES = {
     "ang": "anger", "hap": "happiness", "exc": "excitement", "sad": "sadness", "neu": "neutral",
@@ -312,8 +311,7 @@ def _link_sound(wav: Path, target: Path) -> str:
         read_audio(wav)
     except MerLabError as error:
         return str(error).replace(str(wav), wav.name)
-    with explain_os_errors(target):
-        link(wav, target)
+    link(wav, target)
     return ""
 
 

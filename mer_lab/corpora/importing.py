@@ -25,14 +25,17 @@ class Report:
         notes: what was done, in order.
         warnings: what differs from the published corpus or was left out.
         counts: the same numbers for programs.
+        todo: what to do next.
     """
 
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     counts: dict[str, object] = field(default_factory=dict)
+    todo: str = ""
 
     def __str__(self) -> str:
-        return "\n".join([*self.notes, *(f"WARNING: {w}" for w in self.warnings)])
+        lines = [*self.notes, *(f"WARNING: {w}" for w in self.warnings)]
+        return "\n".join([*lines, f"Next: {self.todo}"] if self.todo else lines)
 
 
 def some(items: list[str], show: int = 3) -> str:
@@ -93,9 +96,10 @@ def write_corpus(corpus: Corpus, folder: Path, quarantine: Sequence[tuple[str, s
 
 def link(source: Path, target: Path) -> None:
     """Let ``target`` be the same file as ``source``, or a copy where the disk has no links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another disk, or a file system without links
-        shutil.copyfile(source, target)
+    with explain_os_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source.resolve(), target)
+        except OSError:  # another disk, or a file system without links
+            shutil.copyfile(source, target)

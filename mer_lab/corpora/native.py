@@ -36,31 +36,44 @@ _OWN = {"corpus.toml", "utterances.csv", "words.csv", "audio", "features"}
 csv.field_size_limit(10_000_000)
 
 
-def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
-    """Header and ``(line number, row)`` of a UTF-8 CSV file.
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file with or without byte order mark.
 
     Raises:
-        MerLabError: missing or empty file, bytes that are not UTF-8, a row of the wrong length; with line.
+        MerLabError: a missing file, a workbook, UTF-16, bytes that are not UTF-8, NUL bytes; with line.
     """
-    path = Path(path)
+    save = "in a spreadsheet, save it as 'CSV UTF-8'"
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         raise MerLabError(f"{path}: there is no such file.") from None
     except OSError as error:
         raise MerLabError(f"{path}: cannot be read ({error.strerror}).") from None
+    if data.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
+        raise MerLabError(f"{path}: is a workbook or a zip file, not CSV; {save}.")
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise MerLabError(f"{path}, line 1: is UTF-16, expected UTF-8; {save}.")
+    data = data.removeprefix(codecs.BOM_UTF8)  # first: decoding counts places from behind it
     try:
-        data = data.removeprefix(codecs.BOM_UTF8)  # first: decoding counts places from behind it
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise MerLabError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; "
-            "save the file with UTF-8 encoding."
+            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; {save}."
         ) from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
         raise MerLabError(f"{path}, line {line}: contains a NUL byte; this is not a CSV file.")
+    return text
+
+
+def read_rows(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """Header and ``(line number, row)`` of a UTF-8 CSV file.
+
+    Raises:
+        MerLabError: missing or empty file, bytes that are not UTF-8, a row of the wrong length; with line.
+    """
+    text = read_text(Path(path))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[tuple[int, dict[str, str]]] = []
     try:
