@@ -13,6 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import FancyBboxPatch
 
 from mer_lab import plots
+from mer_lab.corpora.audit import Audit
 from mer_lab.errors import MerLabError
 from mer_lab.palette import ink, spread
 
@@ -368,3 +369,48 @@ def test_drawing_leaves_matplotlib_alone():
     with mpl.rc_context():
         plots.style()
         assert mpl.rcParams["figure.dpi"] == 110
+
+
+def made_up_audit(labels, seed=0):
+    rng = np.random.default_rng(seed)
+    n, splits = 200, ["train", "validation", "test"]
+    ids = [f"u{i}" for i in range(n)]
+    lengths = pd.DataFrame({"stated": 2.0, "difference": rng.normal(0, 0.2, n)}, ids)
+    sound = pd.DataFrame({"problem": "", "rms": rng.normal(-30, 8, n), "peak": rng.normal(-15, 8, n),
+                          "clipped": rng.choice([0, 0.01], n)}, ids)  # fmt: skip
+    copies = pd.DataFrame({"split": "test", "kind": rng.choice(["exact", "near", "short"], 30)})
+    values = {"copied-text": 7.5, "near-copies": 2.5, "short-copies": 80, "agreement": 0.43, "label-error": 9}
+    table = pd.DataFrame({"check": values.keys(), "value": values.values(), "unit": "% of test",
+                          "status": ["fails", "warning", "ok", "ok", "ok"]})  # fmt: skip
+    counts = rng.integers(1, 900, (3, len(labels)))
+    details = {
+        "classes": pd.DataFrame(counts, splits, labels), "copies": copies, "lengths": lengths, "sound": sound,
+        "votes": pd.DataFrame(rng.multinomial(3, np.full(4, 0.25), n), ids, list("abcd")),
+    }  # fmt: skip
+    return Audit("made-up", table, details)
+
+
+@pytest.mark.parametrize("labels", [["angry"], FOUR, EIGHT])
+def test_audit_figure(labels):
+    found = made_up_audit(labels)
+    figure = plots.audit_figure(found)
+    shown = assert_readable(figure)
+    assert {*labels, "made-up: fails: copied-text; 1 warning", "all agree", "peak"} <= set(shown)
+    classes, copies, votes, lengths, levels = figure.axes
+    share = found.details["classes"].loc["train"] / found.details["classes"].loc["train"].sum()
+    assert sorted(classes.lines[0].get_xdata()) == pytest.approx(sorted(share))
+    assert [b.get_width() for b in copies.patches] == [7.5, 2.5, 80]
+    assert sum(b.get_width() for b in votes.patches) == pytest.approx(100)
+    beyond = (found.details["lengths"]["difference"].abs() > 1).sum()
+    assert sum(b.get_height() for b in lengths.patches[1:]) == 200
+    assert f"{beyond} beyond 1 s" in lengths.get_xlabel()
+    assert f"{(found.details['sound']['clipped'] > 0).sum()} files clip" in levels.get_xlabel()
+
+
+@pytest.mark.parametrize("part", ["classes", "copies", "votes", "lengths", "sound"])
+def test_audit_figure_with_less(part):
+    found = made_up_audit(FOUR)
+    figure = plots.audit_figure(Audit("x", found.table, {part: found.details[part]}))
+    assert len(figure.axes) == 1 and assert_readable(figure)
+    with pytest.raises(MerLabError, match="nothing to draw"):
+        plots.audit_figure(Audit("x", found.table, {}))

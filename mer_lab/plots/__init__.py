@@ -1,0 +1,14 @@
+"""The figures of the course: each function takes plain data and returns a matplotlib Figure.
+
+Figures are 7 inches wide (770 px at 110 dpi), leave pyplot alone, and name things where they are drawn.
+"""
+
+from mer_lab.palette import EMOTION_COLOURS, GREY, INK, colours, style
+from mer_lab.plots.corpora import audit_figure, class_balance
+from mer_lab.plots.results import accuracy_by_cue, confusion, forest, training_curves
+from mer_lab.plots.speech import conversation_ribbon, waveform_and_features
+
+__all__ = [
+    "EMOTION_COLOURS", "GREY", "INK", "colours", "style", "conversation_ribbon", "waveform_and_features",
+    "confusion", "accuracy_by_cue", "training_curves", "forest", "class_balance", "audit_figure",
+]  # fmt: skip
