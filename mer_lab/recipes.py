@@ -17,6 +17,9 @@ _VOICE = {"name": "prosody", "hop": 0.02}
 _WEIGHTED_F1 = TrainConfig(monitor="weighted_f1")
 _WORDS = {"name": "words", "width": 32, "drop": 0.1}
 
+_LISTENS = {"name": "statistics", "dropout": 0.3}
+_HEARD = TrainConfig(epochs=30, patience=30, lr=1e-2, weight_decay=0.05, label_smoothing=0.1, monitor="ua")
+
 _ALL = (
     Recipe("majority", {"name": "majority"}, seeds=(0,)),
     Recipe("text-tfidf", {"name": "tfidf-logreg"}, seeds=(0,)),
@@ -69,6 +72,37 @@ _ALL = (
         audio={"name": "logmel", "n_mels": 64, "window": 0.04, "hop": 0.02},
         encoder={"name": "conv", "augment": {"stretch": 0.15, "shift": 1.5, "scale": 0.1}},
         train=TrainConfig(epochs=90, patience=90, batch_size=16, lr=3e-3, weight_decay=0.05, monitor="ua"),
+    ),
+    Recipe(
+        "ravdess-moonshine",
+        _LISTENS,
+        corpus="ravdess",
+        audio={"name": "pretrained", "encoder": "moonshine-tiny-en", "layer": 2},
+        train=_HEARD,
+    ),
+    Recipe(
+        "ravdess-moonshine-mix",
+        _LISTENS,
+        corpus="ravdess",
+        audio={"name": "pretrained", "encoder": "moonshine-tiny-en", "layer": "all"},
+        encoder={"name": "mix", "layers": 7},
+        train=replace(_HEARD, lr=4e-3),
+    ),
+    Recipe(
+        "ravdess-moonshine-tuned",
+        _LISTENS,
+        corpus="ravdess",
+        audio={"name": "waveform"},
+        encoder={"name": "pretrained", "encoder": "moonshine-tiny-en", "train_layers": 2, "rate": 0.2},
+        train=replace(_HEARD, epochs=8, lr=1e-3, batch_size=16),
+    ),
+    Recipe(  # for an accelerator
+        "ravdess-wav2vec2-tuned",
+        _LISTENS,
+        corpus="ravdess",
+        audio={"name": "waveform"},
+        encoder={"name": "pretrained", "encoder": "facebook/wav2vec2-base", "train_layers": 12, "rate": 0.05},
+        train=replace(_HEARD, epochs=15, lr=1e-3, batch_size=16, precision="bf16"),
     ),
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _ALL}
