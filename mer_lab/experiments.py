@@ -116,7 +116,8 @@ class Result:
     """What a recipe gave.
 
     Attributes:
-        validation, test: scores a seed (see :func:`mer_lab.metrics.scores`).
+        validation, test: scores a seed (see :func:`mer_lab.metrics.scores`); with those of validation the
+            epochs, their seconds, and how many parameters were learnt.
         predictions: test predictions ``(seeds, U)``, class indices, in the order of ``utterances``.
         provenance: device, versions, git commit, seconds.
     """
@@ -284,6 +285,7 @@ def _run_seed(recipe: Recipe, seed: int, folder, progress: bool, threads: int | 
         log = {
             "best_epoch": done.best_epoch,
             "seconds": round(done.seconds, 2),
+            "learnt": sum(p.numel() for p in done.model.parameters() if p.requires_grad),
             "history": _rounded(done.history),
         }
         p, q = (predict(done.model, part, batch_by=recipe.train.batch_by) for part in (validation, test))
