@@ -140,7 +140,7 @@ def _encoders() -> Row:
         names |= {f"{shown}/encoders/{path.parent.name}" for path in root.glob("encoders/*/config.json")}
     if names:
         return Row("encoders", "ok", ", ".join(sorted(names)))
-    todo = "not needed before lesson 06; nothing is downloaded for you: give the path of a transformers model"
+    todo = "optional: a name (facebook/wav2vec2-base) is downloaded on first use; a local folder does as well"
     return Row("encoders", "warn", "no pretrained encoder in the local cache", todo)
 
 
@@ -153,7 +153,8 @@ def _corpora() -> list[Row]:
         rows = [Row("Staged corpus", "ok", "not generated yet: made on first use, in about a minute")]
     found = []
     for root, shown in _data_folders():
-        for path in sorted([*root.glob("corpus.toml"), *root.glob("*/corpus.toml")]):
+        places = ("corpus.toml", "*/corpus.toml", "corpora/*/corpus.toml")
+        for path in sorted(path for place in places for path in root.glob(place)):
             found.append(f"{_corpus_name(path)} in {shown}/{path.parent.relative_to(root)}")
         if (root / "meld" / "train_sent_emo.csv").exists():
             found.append(f"MELD's CSV files in {shown}/meld, ready for mer-lab prepare meld")
