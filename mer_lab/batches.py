@@ -24,6 +24,7 @@ class Batch:
         dialogue: ``(U,)`` which dialogue of the corpus; ``turn (U,)`` its place there, from 0;
             ``speaker (U,)``.
         label: ``(U,)`` class index, -1 where there is none.
+        score: ``(U,)`` the corpus's number for the utterance, NaN where there is none.
         index: ``(U,)`` row of the corpus.
     """
 
@@ -35,6 +36,7 @@ class Batch:
     turn: Tensor
     speaker: Tensor
     label: Tensor
+    score: Tensor
     index: Tensor
 
     def __len__(self) -> int:
@@ -76,6 +78,8 @@ class Dataset:
         self.text = text.take(corpus.ids) if text is not None else None
         table = corpus.table
         self.targets = corpus.targets
+        given = table["score"].to_numpy(np.float32) if "score" in table else np.nan
+        self.scores = np.full(len(table), given, np.float32)
         self.dialogue = table["dialogue_id"].factorize()[0]
         self.speaker = table["speaker"].factorize()[0]
         # a turn is its rank in the dialogue: corpora number their turns with gaps
@@ -102,6 +106,7 @@ class Dataset:
             channels[name] = torch.from_numpy(x) if x is not None else None
             channels[f"{name}_mask"] = torch.from_numpy(mask) if mask is not None else None
         columns = dict(dialogue=self.dialogue, turn=self.turn, speaker=self.speaker, label=self.targets)
+        columns["score"] = self.scores
         rows = {k: torch.from_numpy(v[index]) for k, v in columns.items()}
         return Batch(**channels, **rows, index=torch.from_numpy(index))
 

@@ -23,12 +23,11 @@ from mer_lab.corpora.staged import StagedConfig, staged
 from mer_lab.errors import MerLabError
 from mer_lab.files import digest, write_text
 from mer_lab.inputs import build_encoder, read_audio_features, read_text_features
-from mer_lab.metrics import scores
 from mer_lab.models import UnimodalBiLSTM, UnimodalPooling, UnimodalStatistics, UnimodalTransformer
 from mer_lab.models.baselines import BASELINES
 from mer_lab.parallel import in_processes
 from mer_lab.provenance import provenance
-from mer_lab.training import TrainConfig, fit, predict
+from mer_lab.training import TrainConfig, evaluate, fit, predict
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "bilstm": UnimodalBiLSTM,
@@ -78,6 +77,8 @@ class Recipe:
         del spec["name"], spec["seeds"]
         if not self.fold:
             del spec["fold"]  # as before there were folds: recorded results keep their hash
+        if self.train.target == "label":
+            del spec["train"]["target"]
         return digest(json.dumps(spec, sort_keys=True), length=10)
 
     def to_toml(self) -> str:
@@ -118,7 +119,7 @@ class Result:
     Attributes:
         validation, test: scores a seed (see :func:`mer_lab.metrics.scores`); with those of validation the
             epochs, their seconds, and how many parameters were learnt.
-        predictions: test predictions ``(seeds, U)``, class indices, in the order of ``utterances``.
+        predictions: test predictions ``(seeds, U)``, class indices or scores, in the order of ``utterances``.
         provenance: device, versions, git commit, seconds.
     """
 
@@ -203,13 +204,16 @@ def prepare(
     whole = Dataset(corpus, audio, text)
     data = {split: whole.select(split) for split in ("train", "validation", "test")}
     if name in BASELINES:
+        if recipe.train.target != "label":
+            raise MerLabError(f"the baseline {name} predicts labels only; choose a network for scores.")
         return data, None
 
     def build() -> nn.Module:
         channel = "audio" if audio is not None else "text"
         frames = data["train"].audio if channel == "audio" else data["train"].text
         encoder = words() if words is not None else build_encoder(recipe.encoder, channel, frames)
-        return MODELS[name](encoder, channel, len(corpus.labels), **settings)
+        outputs = len(corpus.labels) if recipe.train.target == "label" else 1
+        return MODELS[name](encoder, channel, outputs, **settings)
 
     return data, _explain_settings(recipe, build)
 
@@ -256,7 +260,7 @@ def run(
         rows = list(in_processes(jobs, workers))
     labels = corpus.labels
     test = data["test"]
-    predictions = [row["test"].argmax(1).tolist() for row in rows]
+    predictions = [row["test"].tolist() for row in rows]
     return Result(
         recipe=recipe,
         labels=list(labels),
@@ -264,7 +268,7 @@ def run(
         predictions=predictions,
         validation=[{"seed": row["seed"], **row["log"], **row["validation"]} for row in rows],
         test=[
-            {"seed": row["seed"], **scores(test.targets, np.array(p), labels)}
+            {"seed": row["seed"], **evaluate(test, np.array(p), recipe.train)}
             for row, p in zip(rows, predictions, strict=True)
         ],
         provenance=provenance(time.perf_counter() - start),
@@ -289,7 +293,8 @@ def _run_seed(recipe: Recipe, seed: int, folder, progress: bool, threads: int | 
             "history": _rounded(done.history),
         }
         p, q = (predict(done.model, part, batch_by=recipe.train.batch_by) for part in (validation, test))
-    chosen = scores(validation.targets, p.argmax(1), validation.corpus.labels)
+    p, q = (x.argmax(1) if recipe.train.target == "label" else x[:, 0] for x in (p, q))
+    chosen = evaluate(validation, p, recipe.train)
     keep = {k: v for k, v in chosen.items() if isinstance(v, float)}
     return {"seed": seed, "validation": keep, "test": q, "log": log}
 

@@ -152,15 +152,22 @@ def recorded(name: str, folder: str | Path = ROOT / "results") -> Result | None:
 
 
 def table(results: Sequence[Result]) -> str:
-    """A plain table of results: test scores as mean ± standard deviation over seeds, in per cent."""
-    rows = [["recipe", "corpus", "seeds", "WA", "UA", "weighted F1", "macro F1"]]
+    """A plain table of results: test scores as mean ± standard deviation over seeds, in per cent.
+
+    Of results whose target is a score the mean absolute error, the correlation and Acc-7, as numbers.
+    """
+    if results and results[0].recipe.train.target == "score":
+        rows = [["recipe", "corpus", "seeds", "MAE", "correlation", "Acc-7"]]
+        metrics, unit, digits = ("mae", "correlation", "acc7"), 1, 3
+    else:
+        rows = [["recipe", "corpus", "seeds", "WA", "UA", "weighted F1", "macro F1"]]
+        metrics, unit, digits = ("wa", "ua", "weighted_f1", "macro_f1"), 100, 1
     for result in results:
         cells = [result.recipe.name, Path(result.recipe.corpus).name, str(len(result.test))]
-        for metric in ("wa", "ua", "weighted_f1", "macro_f1"):
-            mean, std = result.summary(metric)
-            cells.append(
-                f"{100 * mean:.1f} ± {100 * std:.1f}" if len(result.test) > 1 else f"{100 * mean:.1f}"
-            )
+        for metric in metrics:
+            mean, std = (unit * value for value in result.summary(metric))
+            spread = f" ± {std:.{digits}f}" if len(result.test) > 1 else ""
+            cells.append(f"{mean:.{digits}f}{spread}")
         rows.append(cells)
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     return "\n".join(

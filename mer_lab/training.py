@@ -28,7 +28,9 @@ from mer_lab.checkpoints import (
 )
 from mer_lab.errors import MerLabError
 from mer_lab.files import digest
-from mer_lab.metrics import METRICS, scores
+from mer_lab.metrics import METRICS, score_metrics, scores
+
+SCORE_METRICS = ("mae", "correlation")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class TrainConfig:
         clip: norm that gradients are clipped to.
         class_weights: power of the inverse class frequency that weighs the loss: 0 none, 1 balanced.
         label_smoothing: of the cross-entropy.
-        monitor: validation score that chooses the epoch: "wa", "ua", "weighted_f1" or "macro_f1".
+        target: "label", classes by cross-entropy, or "score", the corpus's number by absolute error.
+        monitor: validation score that chooses the epoch: "wa", "ua", "weighted_f1" or "macro_f1"; with a
+            score as target "mae" or "correlation".
         batch_by: "length", or "dialogue" for systems that use context.
         precision: "no", "bf16" or "fp16", as Accelerate names them.
     """
@@ -59,10 +63,13 @@ class TrainConfig:
     monitor: str = "wa"
     batch_by: str = "length"
     precision: str = "no"
+    target: str = "label"
 
     def __post_init__(self) -> None:
         batches, precisions = ("length", "dialogue"), ("no", "bf16", "fp16")
-        for name, known in (("monitor", METRICS), ("batch_by", batches), ("precision", precisions)):
+        monitors = METRICS if self.target == "label" else SCORE_METRICS
+        choices = {"target": ("label", "score"), "monitor": monitors, "batch_by": batches}
+        for name, known in (choices | {"precision": precisions}).items():
             if getattr(self, name) not in known:
                 raise MerLabError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(known)}.")
         for name in ("epochs", "batch_size", "patience"):
@@ -115,7 +122,7 @@ def fit(
     config = config or TrainConfig()
     for data in (train, validation):
         _refuse_test(data)
-    # Accelerate keeps the first precision and device of a process for good; another run may want others
+    # Accelerate keeps a process's first precision and device for good; another run may want others
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision)
     set_seed(seed)
@@ -139,7 +146,7 @@ def fit(
             row = _epoch(accelerator, model, optimiser, schedule, loss_of, train, config, seed, epoch)
             row |= _validate(bare, validation, loss_of, config, accelerator.device)
             run.history.append(row)
-            if row[config.monitor] > max((r[config.monitor] for r in run.history[:-1]), default=-1.0):
+            if _merit(row, config) > max((_merit(r, config) for r in run.history[:-1]), default=-np.inf):
                 run.best_epoch, best = epoch, copy.deepcopy(learnt(bare))
             run.seconds = time.perf_counter() - start
             if folder is not None and accelerator.is_main_process:
@@ -153,13 +160,17 @@ def fit(
 
 
 def predict(model: nn.Module, data: Dataset, batch_size: int = 128, batch_by: str = "length") -> np.ndarray:
-    """Probabilities ``(U, classes)`` of every utterance, in the corpus's order."""
+    """Probabilities ``(U, classes)`` of every utterance, in the corpus's order.
+
+    Of a model with one output, trained on a score, its values ``(U, 1)``.
+    """
     device = next(model.parameters()).device
     model.eval()
     out: np.ndarray | None = None
     with torch.inference_mode():
         for batch in data.batches(batch_size, batch_by):
-            p = model(batch.to(device)).logits.float().softmax(-1).cpu().numpy()
+            logits = model(batch.to(device)).logits.float()
+            p = (logits.softmax(-1) if logits.shape[1] > 1 else logits).cpu().numpy()
             out = np.zeros((len(data), p.shape[1]), np.float32) if out is None else out
             out[batch.index.numpy()] = p
     if out is None:
@@ -172,7 +183,8 @@ def _epoch(accelerator, model, optimiser, schedule, loss_of, train, config, seed
     began, busy = time.perf_counter(), 0.0
     total, count = 0.0, 0
     plan = train.plan(config.batch_size, config.batch_by, np.random.default_rng([seed, epoch]))
-    plan = [index for index in plan if (train.targets[index] >= 0).any()]
+    known = train.targets >= 0 if config.target == "label" else np.isfinite(train.scores)
+    plan = [index for index in plan if known[index].any()]
     # every process takes its share of the same plan; the last round is filled up: all take as many steps
     world, rank = accelerator.num_processes, accelerator.process_index
     shares = range(rank, -(-len(plan) // world) * world, world)
@@ -194,30 +206,41 @@ def _epoch(accelerator, model, optimiser, schedule, loss_of, train, config, seed
             )
         total, count = total + value * len(batch), count + len(batch)
     seconds = time.perf_counter() - began
-    return {
-        "epoch": epoch,
-        "train_loss": total / max(count, 1),
-        "seconds": seconds,
-        "in_steps": busy / seconds,
-    }
+    loss = total / max(count, 1)
+    return {"epoch": epoch, "train_loss": loss, "seconds": seconds, "in_steps": busy / seconds}
 
 
 def _validate(model, validation: Dataset, loss_of, config: TrainConfig, device) -> dict:
     """Every process scores the whole set: cheap, and all of them choose the same epoch."""
     model.eval()
-    prediction = np.zeros(len(validation), np.int64)
+    classes = config.target == "label"
+    prediction = np.zeros(len(validation), np.int64 if classes else np.float32)
     total, count = 0.0, 0
     with torch.inference_mode():
         for batch in validation.batches(128, config.batch_by):
             batch = batch.to(device)
             logits = model(batch).logits.float()
-            labelled = int((batch.label >= 0).sum())
+            labelled = int((batch.label >= 0 if classes else batch.score.isfinite()).sum())
             if labelled:
                 total, count = total + float(loss_of(logits, batch)) * labelled, count + labelled
-            prediction[batch.index.cpu().numpy()] = logits.argmax(-1).cpu().numpy()
-    result = scores(validation.targets, prediction, validation.corpus.labels)
-    names = ("wa", "ua", "weighted_f1", "macro_f1")
+            guess = logits.argmax(-1) if classes else logits[:, 0]
+            prediction[batch.index.cpu().numpy()] = guess.cpu().numpy()
+    names = METRICS if classes else SCORE_METRICS
+    result = evaluate(validation, prediction, config)
     return {"validation_loss": total / max(count, 1), **{name: result[name] for name in names}}
+
+
+def evaluate(data: Dataset, prediction: np.ndarray, config: TrainConfig) -> dict:
+    """Scores of predicted classes, or of predicted numbers ``(U,)`` where a score is the target."""
+    if config.target == "score":
+        return score_metrics(data.scores, prediction)
+    return scores(data.targets, prediction, data.corpus.labels)
+
+
+def _merit(row: dict, config: TrainConfig) -> float:
+    """What an epoch is chosen by: the larger the better."""
+    value = -row["mae"] if config.monitor == "mae" else row[config.monitor]
+    return value if np.isfinite(value) else -1e9  # a constant prediction has no correlation
 
 
 def class_weights(targets: np.ndarray, classes: int, power: float = 1.0) -> np.ndarray:
@@ -231,6 +254,10 @@ def class_weights(targets: np.ndarray, classes: int, power: float = 1.0) -> np.n
 
 
 def _loss(train: Dataset, config: TrainConfig, device) -> Callable[[Tensor, Batch], Tensor]:
+    if config.target == "score":
+        if not np.isfinite(train.scores).any():
+            raise MerLabError(f"no utterance of {train.corpus.name}'s training split has a score.")
+        return lambda logits, batch: (logits[:, 0].float() - batch.score)[batch.score.isfinite()].abs().mean()
     targets, classes = train.targets, len(train.corpus.labels)
     if not (targets >= 0).any():
         raise MerLabError(f"no utterance of {train.corpus.name}'s training split has a label.")

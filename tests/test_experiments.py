@@ -63,6 +63,39 @@ def test_every_kind_of_model_runs_and_its_scores_follow_from_its_predictions(nam
     assert result.provenance["versions"]["torch"] and result.provenance["seconds"] >= 0
 
 
+def scored(corpus, place):
+    """The sine corpus with a score: what the label says, and a little of its own; none without a label."""
+    value = {"high": 2.0, "low": -1.0, "": np.nan}
+    score = [value[x] + 0.1 * (k % 3) for k, x in enumerate(corpus.table["label"])]
+    return save_corpus(replace(corpus, table=corpus.table.assign(score=score)), place).root
+
+
+def test_a_score_is_learnt_and_scored_as_a_number(sine_corpus, folder, tmp_path):
+    train = TrainConfig(epochs=25, patience=25, batch_size=8, lr=1e-2, target="score", monitor="mae")
+    recipe = replace(SINES["text"], corpus=str(scored(sine_corpus, tmp_path / "scored")), train=train)
+    result = run(recipe, workers=1, progress=False)
+    data, build = prepare(recipe)
+    assert build()(data["train"].batch([0, 1])).logits.shape == (2, 1)
+    truth = data["test"].scores
+    known = np.isfinite(truth)
+    for values, row in zip(result.predictions, result.test, strict=True):
+        assert row["mae"] == pytest.approx(np.abs(np.array(values) - truth)[known].mean(), abs=1e-6)
+        assert row["mae"] < 0.6 and row["correlation"] > 0.9  # always the median: 1.4
+    best = result.validation[0]["best_epoch"]
+    assert min(row["mae"] for row in result.validation[0]["history"]) == pytest.approx(
+        result.validation[0]["history"][best - 1]["mae"]
+    )
+    lines = table([result]).splitlines()
+    assert "MAE" in lines[0] and "WA" not in lines[0] and "±" in lines[1]
+    assert Recipe.from_toml(recipe.to_toml()) == recipe and Result.load(result.save(tmp_path)) == result
+    with pytest.raises(MerLabError, match="tfidf-logreg predicts labels only"):
+        prepare(replace(recipe, model={"name": "tfidf-logreg"}))
+    with pytest.raises(MerLabError, match="training split has a score"):
+        run(replace(recipe, corpus=str(folder)), workers=1, progress=False)
+    with pytest.raises(MerLabError, match="monitor is 'wa', expected one of mae, correlation"):
+        TrainConfig(target="score")
+
+
 def test_a_text_baseline_learns_what_the_words_say(folder):
     result = run(replace(SINES["tfidf"], corpus=str(folder)), progress=False)
     assert result.test[0]["wa"] == 1.0  # "up" and "down" decide
@@ -254,7 +287,7 @@ def test_the_command_line_tells_mistakes_in_one_sentence(capsys, tmp_path, monke
         assert call(capsys, *arguments)[0] == 2
 
 
-@pytest.mark.parametrize("command", ["doctor", "prepare", "add-features", "features", "audit", "run", "recipes"])
+@pytest.mark.parametrize("command", "doctor prepare add-features features audit run recipes".split())
 def test_every_command_has_help_with_an_example(command, capsys):
     status, out, _ = call(capsys, command, "--help")
     assert status == 0 and f"Example: mer-lab {command}" in out
