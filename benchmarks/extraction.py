@@ -1,23 +1,26 @@
 """How fast encoder features are extracted, against the two obvious loops, and what they cost in memory.
 
-    python benchmarks/extraction.py [--utterances 200] [--budget 2.0]
+    python benchmarks/extraction.py [--utterances 200] [--budget 4.0] [--record results/extraction.json]
 
 One wav2vec2-base (random weights: speed does not depend on what they are) and utterances whose lengths are
-distributed like IEMOCAP's: log-normal, mean 4.5 s, 0.6 to 34 s [D: 10039 utterances, 12.5 hours]. Every way
-runs in a process of its own and reads the same wav files:
+distributed like IEMOCAP's: log-normal, mean 4.5 s, 0.6 to 34 s (our fit to 10039 utterances in 12.5 hours).
+Every way runs in a process of its own and reads the same wav files:
 
 - one by one: ``AutoModel``, one file at a time, float32;
 - file order: ``AutoModel``, batches of 8 padded in file order, float32;
-- ours: ``FeatureStore`` with ``PretrainedSpeech``, in float32 and in bfloat16.
+- ours: ``FeatureStore`` with ``PretrainedSpeech``, in float32 and in bfloat16, processes started included;
+- ours, one process: the same in this process, to measure its memory.
 
-Memory is the peak of what a process holds above what it held with the weights loaded.
+Memory is the most that a process held while it worked, above what it held with the encoder loaded. Where
+RAVDESS and the encoder Moonshine are present (``$MER_LAB_SHARED_DATA``), the last line says what bfloat16
+costs a probe of eight emotions on unseen actors.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -26,13 +29,17 @@ from pathlib import Path
 
 import numpy as np
 
-WAYS = ("one by one", "file order", "ours float32", "ours bfloat16")
+from mer_lab.files import write_text
+from mer_lab.provenance import provenance
+
+WAYS = ("one by one", "file order", "ours float32", "ours bfloat16", "ours float32, one process")
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--utterances", type=int, default=200)
-    options.add_argument("--budget", type=float, default=2.0, help="GiB for all processes of ours")
+    options.add_argument("--budget", type=float, default=4.0, help="GiB for all processes of ours")
+    options.add_argument("--record", type=Path, help="write the numbers there, too")
     options.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     chosen = options.parse_args()
@@ -42,18 +49,31 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         seconds = make(folder, chosen.utterances)
-        print(f"{chosen.utterances} utterances, {seconds:.0f} s of audio\n")
+        print(f"{chosen.utterances} utterances, {seconds:.0f} s of audio, {os.cpu_count()} cores\n")
         rows = {}
         for way in WAYS:
-            command = [sys.executable, __file__, "--way", way, "--folder", name, "--budget", str(chosen.budget)]
-            rows[way] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout.splitlines()[-1])
-            speed = seconds / rows[way]["took"]
-            print(f"{way:14} {speed:6.1f} times real time, {rows[way]['memory']:.2f} GiB", flush=True)
+            command = [sys.executable, __file__, "--way", way, "--folder", name]
+            command += ["--budget", str(chosen.budget)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
+            rows[way] = json.loads(done.stdout.splitlines()[-1])
+            rows[way]["times real time"] = seconds / rows[way]["took"]
+            memory = rows[way]["memory"]
+            shown = f", {memory:.2f} GiB above the encoder's {rows[way]['weights']:.2f}" if memory else ""
+            print(f"{way:26} {rows[way]['times real time']:6.1f} times real time{shown}", flush=True)
         best = min(rows[way]["took"] for way in WAYS[:2])
-        for way in WAYS[2:]:
-            print(f"{way}: {best / rows[way]['took']:.2f} times the better obvious loop")
-        one, full, half = (np.load(folder / f"{way}.npy") for way in (WAYS[0], *WAYS[2:]))
-        print(f"relative error of the features: float32 {error(full, one):.1e}, bfloat16 {error(half, one):.1e}")
+        gain = {way: best / rows[way]["took"] for way in WAYS[2:4]}
+        for way in gain:
+            print(f"{way}: {gain[way]:.2f} times the better obvious loop")
+        one, full, half = (np.load(folder / f"{way}.npy") for way in (WAYS[0], *WAYS[2:4]))
+        errors = {"float32": error(full, one), "bfloat16": error(half, one)}
+        print("relative error of the features: " + ", ".join(f"{k} {v:.1e}" for k, v in errors.items()))
+    probed = probes()
+    if probed:
+        print("probe, UAR: " + ", ".join(f"{k} {v:.3f}" for k, v in probed.items()))
+    if chosen.record:
+        result = {"seconds": round(seconds), "utterances": chosen.utterances, "budget": chosen.budget}
+        result |= {"ways": rows, "gain": gain, "errors": errors, "probes": probed, **provenance(0.0)}
+        write_text(chosen.record, json.dumps(result, indent=1) + "\n")
 
 
 def make(folder: Path, utterances: int) -> float:
@@ -88,37 +108,77 @@ def measure(way: str, folder: Path, budget: float) -> dict:
 
     corpus = load_corpus(folder)
     paths = [corpus.audio_path(u) for u in corpus.ids]
+    memory = None
     if way.startswith("ours"):
-        extractor = PretrainedSpeech(str(folder / "encoder"), precision=way.split()[1])
+        extractor = PretrainedSpeech(str(folder / "encoder"), precision=way.removesuffix(", one process")[5:])
         extractor(np.zeros(16000, np.float32))  # load, as the others have loaded before their clock starts
         store = FeatureStore(folder / way.replace(" ", "-"))
-        before, start = peak(), time.perf_counter()
-        ragged = store.get(corpus, extractor, budget=budget * 2**30)
+        before, start, alone = held(reset=True), time.perf_counter(), way.endswith("process")
+        ragged = store.get(corpus, extractor, workers=1 if alone else None, budget=budget * 2**30)
         took = time.perf_counter() - start
-        memory = peak(resource.RUSAGE_CHILDREN) * 2 or peak() - before
-        means = [ragged[k].mean(0) for k in range(len(ragged))]
+        memory = held("VmHWM") - before if alone and before else None
+        means, weights = [ragged[k].mean(0) for k in range(len(ragged))], extractor.weights
     else:
         from transformers import AutoFeatureExtractor, AutoModel
 
-        model = AutoModel.from_pretrained(folder / "encoder").eval()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = AutoModel.from_pretrained(folder / "encoder").eval().to(device)
+        weights = sum(4 * p.numel() for p in model.parameters())
         prepare = AutoFeatureExtractor.from_pretrained(folder / "encoder")
-        size, means = (1, [])if way == "one by one" else (8, [])
-        before, start = peak(), time.perf_counter()
+        size, means = 1 if way == "one by one" else 8, []
+        before, start = held(reset=True), time.perf_counter()
         for k in range(0, len(paths), size):
             waves = [read_audio(path) for path in paths[k : k + size]]
-            given = prepare(waves, sampling_rate=16000, padding=True, return_tensors="pt")
+            given = prepare(waves, sampling_rate=16000, padding=True, return_tensors="pt").to(device)
             with torch.inference_mode():
-                frames = model(**given, output_hidden_states=True).hidden_states[-1]
+                frames = model(**given, output_hidden_states=True).hidden_states[-1].cpu()
             counts = model._get_feat_extract_output_lengths(torch.tensor([len(w) for w in waves]))
             means += [x[:n].mean(0).numpy() for x, n in zip(frames, counts, strict=True)]
-        took, memory = time.perf_counter() - start, peak() - before
+        took = time.perf_counter() - start
+        memory = held("VmHWM") - before if before else None
     np.save(folder / f"{way}.npy", np.stack(means))
-    return {"took": took, "memory": memory}
+    return {"took": took, "memory": memory, "weights": weights / 2**30}
 
 
-def peak(who: int = resource.RUSAGE_SELF) -> float:
-    """GiB that a process held at most so far."""
-    return resource.getrusage(who).ru_maxrss * 1024 / 2**30
+def held(what: str = "VmRSS", reset: bool = False) -> float | None:
+    """GiB that this process holds, or ("VmHWM") held at most since the last reset; None off Linux."""
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 2**20
+
+
+def probes() -> dict[str, float]:
+    """UAR of a linear probe of Moonshine's second layer on RAVDESS, in either precision."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from mer_lab.corpora.ravdess import prepare_ravdess
+    from mer_lab.features.pretrained import PretrainedSpeech
+    from mer_lab.features.store import FeatureStore
+    from mer_lab.metrics import scores
+
+    data = Path(os.environ.get("MER_LAB_SHARED_DATA", "../shared/data"))
+    moonshine = data / "encoders" / "moonshine-tiny-en"
+    if not (data / "ravdess").is_dir() or not moonshine.is_dir():
+        return {}
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        clips, _ = prepare_ravdess(data / "ravdess", Path(folder) / "ravdess")
+        actor = clips.table["speaker"].to_numpy()
+        for precision in ("float32", "bfloat16"):
+            extractor = PretrainedSpeech(str(moonshine), layer=2, pool="statistics", precision=precision)
+            x, answer = FeatureStore(folder).get(clips, extractor).frames, np.zeros_like(clips.targets)
+            for train, test in GroupKFold(6).split(x, clips.targets, actor):
+                model = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=1000))
+                answer[test] = model.fit(x[train], clips.targets[train]).predict(x[test])
+            found[precision] = float(scores(clips.targets, answer, clips.labels)["ua"])
+    return found
 
 
 def error(found: np.ndarray, truth: np.ndarray) -> float:

@@ -12,10 +12,10 @@ import os
 import platform
 import random
 import re
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from mer_lab.figures import (
     write_json,
     write_manifest,
 )
+from mer_lab.provenance import provenance
 
 # Text bars do as well where ipywidgets is absent, and a lesson should not open with a warning.
 warnings.filterwarnings("ignore", message="IProgress not found")
@@ -295,24 +296,17 @@ def real_cell(name: str, run: Callable[[], Any], data: str | Path | None) -> Any
     if data is None or not Path(data).expanduser().exists():
         print("The data is not on this machine, so nothing is trained here.")
         return recorded(name)
+    start = time.perf_counter()
     result = run()
     folder = os.environ.get("MER_LAB_RESULTS")
     if folder and isinstance(result, dict) and _lesson("real_cell").scale.claims:
-        write_json(Path(folder) / f"{name}.json", {**result, **_provenance()})
+        write_json(Path(folder) / f"{name}.json", {**result, **_where(start)})
     return result
 
 
-def _provenance() -> dict[str, Any]:
+def _where(start: float) -> dict[str, Any]:
     lesson = _lesson("real_cell")
-    return {
-        "lesson": lesson.lesson,
-        "scale": lesson.scale.name,
-        "device": lesson.device,
-        "date": datetime.now(UTC).date().isoformat(),
-        "mer_lab": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__.split("+")[0],
-    }
+    return {"lesson": lesson.lesson, "scale": lesson.scale.name, **provenance(time.perf_counter() - start)}
 
 
 def gpu_cell(name: str, run: Callable[[], Any], data: str | Path | None = None) -> Any:
