@@ -117,14 +117,18 @@ def fit(
         cpu: stay on the CPU even where there is an accelerator.
 
     Raises:
-        MerLabError: a test utterance among the data, no labels, a folder of another run, a diverged loss.
+        MerLabError: a test utterance among the data, no labels, a folder of another run, a diverged loss, a
+            precision that the device does not have.
     """
     config = config or TrainConfig()
     for data in (train, validation):
         _refuse_test(data)
     # Accelerate keeps a process's first precision and device for good; another run may want others
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision)
+    try:
+        accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision)
+    except ValueError as error:  # a device that cannot compute in it
+        raise MerLabError(f"precision {config.precision!r} is not to be had: {error}") from None
     set_seed(seed)
     model = build()
     loss_of = _loss(train, config, accelerator.device)
@@ -290,9 +294,7 @@ def _refuse_test(data: Dataset) -> None:
 
 def _warmup_cosine(total: int) -> Callable[[int], float]:
     warm = max(1, total // 20)
-    return lambda step: (
-        min(1.0, (step + 1) / warm) * 0.5 * (1 + np.cos(np.pi * min(1.0, step / max(1, total))))
-    )
+    return lambda k: min(1.0, (k + 1) / warm) * 0.5 * (1 + np.cos(np.pi * min(1.0, k / max(1, total))))
 
 
 def _key(config: TrainConfig, seed: int, model: nn.Module, *data: Dataset) -> str:
