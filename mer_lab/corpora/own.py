@@ -310,7 +310,7 @@ def _labels(records: list[dict], roles: dict[str, str], report: Report, tell: Te
         tell(1, f"{roles['label']!r} has {found}, so it is hardly a column of labels; {mend}")
     report.counts["labels"] = counts
     if counts:
-        rest = f"; {len(records) - labelled} rows without a label stay" * (labelled < len(records))
+        rest = f"; without a label, and kept: {len(records) - labelled}" * (labelled < len(records))
         listed = ", ".join(f"{x} {n}" for x, n in counts.items())
         report.notes.append(f"Labels, in lower case and sorted: {listed}{rest}.")
     elif not roles["score"]:

@@ -48,7 +48,8 @@ def hear(corpus: Corpus, sound: bool, workers: int | None) -> pd.DataFrame:
     elif workers is None:  # a file takes milliseconds, a process seconds to start
         workers = min(os.cpu_count() or 1, 1 + len(paths) // 5000)
     rows: list[dict] = []
-    with tqdm(total=len(paths), desc="listening", unit="file", leave=False, disable=not paths) as bar:
+    silent = {} if paths else {"disable": True}  # given, it would overrule TQDM_DISABLE
+    with tqdm(total=len(paths), desc="listening", unit="file", leave=False, **silent) as bar:
         for part in in_processes((joblib.delayed(_hear_part)(p, sound) for p in parts), workers):
             rows += part
             bar.update(len(part))
