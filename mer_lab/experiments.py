@@ -21,6 +21,7 @@ from mer_lab.corpora import Corpus, load_corpus
 from mer_lab.corpora.splits import leave_one_group_out
 from mer_lab.corpora.staged import StagedConfig, staged
 from mer_lab.errors import MerLabError
+from mer_lab.features.encoders import this_process
 from mer_lab.files import digest, write_text
 from mer_lab.inputs import build_encoder, read_audio_features, read_text_features
 from mer_lab.models import UnimodalBiLSTM, UnimodalPooling, UnimodalStatistics, UnimodalTransformer
@@ -249,7 +250,8 @@ def run(
     cores = os.cpu_count() or 1
     if workers is None:
         workers = 1 if torch.cuda.is_available() and not os.environ.get("ACCELERATE_USE_CPU") else cores
-    workers = max(1, min(workers, len(recipe.seeds)))
+    launched = this_process().num_processes > 1  # together they train one seed after the other
+    workers = 1 if launched else max(1, min(workers, len(recipe.seeds)))
     if build is None or workers == 1:
         rows = [_run_seed(recipe, seed, folder, progress, None, (data, build)) for seed in recipe.seeds]
     else:

@@ -57,12 +57,17 @@ def read_text_features(
     """
     options = {"name": "words", **spec}
     name = options.pop("name")
-    if name == "pretrained":
-        return FeatureStore().get(corpus, PretrainedText(**options)), None
-    if name == "tokens":
-        numbers = PretrainedText(**options).numbers(corpus.table["text"].tolist())
+    if name in ("pretrained", "tokens"):
+        try:
+            extractor = PretrainedText(**options)
+        except TypeError as error:
+            raise MerLabError(f"text features {name}: {error}.") from None
+        if name == "pretrained":
+            return FeatureStore().get(corpus, extractor), None
+        numbers = extractor.numbers(corpus.table["text"].tolist())
         sequences = [np.array(n, np.int64)[:, None] for n in numbers]
-        return Ragged.from_sequences(sequences, corpus.ids, {"name": "tokens"}), None
+        meta = {"name": name, "encoder": extractor.encoder}
+        return Ragged.from_sequences(sequences, corpus.ids, meta), None
     if name != "words":
         raise MerLabError(f"there are no text features {name!r}; choose words, pretrained or tokens.")
     vocabulary = Vocabulary.build(train.table["text"], options.get("min_count", 1))
@@ -83,10 +88,21 @@ def build_encoder(spec: dict, channel: str, frames: Ragged) -> nn.Module:
         spec: ``{"name": "conv" | "mix" | "pretrained", **settings}``; empty for standardised frames.
         channel: ``"audio"`` or ``"text"``.
         frames: of the training split.
+
+    Raises:
+        MerLabError: no such encoder, or one that does not read these features.
     """
     options = dict(spec)
     kind = options.pop("name", "")
-    if kind == "pretrained":
+    name, learns = frames.meta.get("name"), kind == "pretrained"
+    # the same number is another word to another encoder
+    fits = name in ("waveform", "tokens") and frames.meta.get("encoder") in (None, options.get("encoder"))
+    if (learns and not fits) or (name == "tokens" and not learns):
+        raise MerLabError(
+            f"encoder {kind or 'none'!r} cannot read the features {name!r}: 'pretrained' takes the waveform, "
+            "or the tokens that were made for the same encoder, which nothing else takes."
+        )
+    if learns:
         return (SpeechEncoder if channel == "audio" else TextEncoder)(**options)
     if kind == "conv":
         augment = Augment(**options.pop("augment")) if "augment" in options else None

@@ -208,7 +208,7 @@ def test_labels_are_folded_and_sorted(tmp_path):
     assert corpus.labels == ("happy", "sad") and corpus.targets.tolist() == [1, 0, 0, -1, 0]
     assert report.counts["labels"] == {"happy": 3, "sad": 1}
     told = str(report)
-    assert "'HAPPY' = 'Happy' = 'happy'" in told and "1 rows without a label stay" in told
+    assert "'HAPPY' = 'Happy' = 'happy'" in told and "without a label, and kept: 1" in told
     assert corpus.ids == ["row1", "row2", "row3", "row4", "row5"]
 
 

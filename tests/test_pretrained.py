@@ -40,10 +40,8 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> Path:
+def save_bert(folder: Path) -> Path:
     """A random BERT of 3 layers, width 32, with a WordPiece tokeniser."""
-    folder = tmp_path_factory.mktemp("encoders") / "tiny-bert"
     tokenizer = Tokenizer(models.WordPiece({w: k for k, w in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -61,6 +59,11 @@ def encoder(tmp_path_factory) -> Path:
     )  # fmt: skip
     BertModel(config).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> Path:
+    return save_bert(tmp_path_factory.mktemp("encoders") / "tiny-bert")
 
 
 @pytest.fixture
@@ -158,6 +161,50 @@ def test_long_texts_are_cut(encoder):
     for size in (2, 161):
         with pytest.raises(MerLabError, match=rf"max_tokens is {size}; .* takes 3 to 160"):
             PretrainedText(str(encoder), max_tokens=size)("so")
+
+
+def test_one_vector_a_word_is_the_mean_of_its_tokens(encoder):
+    text = "  I am\tsadness!  you "
+    tokens, words = PretrainedText(str(encoder)), PretrainedText(str(encoder), words=True)
+    assert tokens.tokens(text) == ["[CLS]", "i", "am", "sad", "##ness", "!", "you", "[SEP]"]
+    x = tokens(text)
+    by_hand = np.stack([x[1], x[2], x[3:6].mean(0), x[6]])
+    np.testing.assert_allclose(words(text), by_hand, atol=1e-6)
+    assert words.settings != tokens.settings
+    both = PretrainedText(str(encoder), (1, 3), words=True)
+    np.testing.assert_allclose(both(text)[:, 32:], by_hand, atol=1e-6)
+
+
+def test_words_that_were_cut_off_and_no_words(encoder):
+    """A word of which something was read is the mean of that; one of which nothing was, the first token."""
+    text = "you are sadness here so"
+    tokens = PretrainedText(str(encoder), max_tokens=5)
+    assert tokens.tokens(text) == ["[CLS]", "you", "are", "sad", "[SEP]"]
+    x = tokens(text)
+    words = replace(tokens, words=True)
+    np.testing.assert_allclose(words(text), x[[1, 2, 3, 0, 0]], atol=1e-6)
+    for empty in ("", " \n "):
+        np.testing.assert_allclose(words(empty), tokens(empty)[:1], atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.text(
+        st.sampled_from("aso !?\t\n\x1f\xa0\u2003\u200bé\u0301\N{GRINNING FACE}[]") | st.characters(),
+        max_size=30,
+    )
+)
+def test_as_many_vectors_as_words(encoder, text):
+    found = PretrainedText(str(encoder), words=True)(text)
+    assert found.shape == (max(1, len(text.split())), 32) and np.isfinite(found).all()
+
+
+def test_words_of_a_corpus_are_another_file(encoder, tmp_path):
+    corpus, words = corpus_of(TEXTS), PretrainedText(str(encoder), words=True)
+    ragged = FeatureStore(tmp_path).get(corpus, words, workers=1)
+    assert ragged.lengths.tolist() == [max(1, len(text.split())) for text in TEXTS]
+    whole = FeatureStore(tmp_path).get(corpus, replace(words, words=False), workers=1)
+    assert whole.lengths.sum() > ragged.lengths.sum()
 
 
 @pytest.mark.parametrize("layer", [4, -5, (0, 4), ()])
@@ -380,6 +427,8 @@ def test_minilm_reads_meaning(shared_data):
         assert relative(f, reference(folder, text, -1)) < 1e-5
     happy, joyful, invoice = (f.mean(0) / np.linalg.norm(f.mean(0)) for f in frames[:3])
     assert happy @ joyful > 0.5 > 0.3 > happy @ invoice
+    words = PretrainedText(str(folder), words=True)
+    assert [len(f) for f in words.extract_many(texts)] == [len(text.split()) for text in texts]
 
 
 def frames_of(lengths, width=6, channel="text") -> Dataset:

@@ -15,6 +15,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from safetensors import SafetensorError
 
 from mer_lab.errors import MerLabError
@@ -38,6 +40,12 @@ _BAD = (
 )
 """What transformers raises over a damaged folder."""
 _IDLE = ("pooler.", "masked_spec_embed")  # tensors that reach no frame here, absent from many checkpoints
+
+
+def this_process() -> PartialState:
+    """Device of this process, and its place among those that `accelerate launch` or torchrun started."""
+    # Accelerate takes a CPU, and looks for processes that share one, only where it is told to
+    return PartialState(parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
 def find_encoder(encoder: str | Path) -> Path:

@@ -47,9 +47,9 @@ class SpeechNetwork(nn.Module):
             self.prepare = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
         config = self.net.config
         config.layerdrop, config.apply_spec_augment = 0.0, False
-        if self.prepare.sampling_rate != 16000:
+        if (rate := getattr(self.prepare, "sampling_rate", None)) != 16000:
             raise MerLabError(
-                f"{folder}: the encoder hears {self.prepare.sampling_rate} Hz; mer_lab gives 16000 Hz, so "
+                f"{folder}: the encoder hears {rate} Hz; mer_lab gives 16000 Hz, so "
                 "choose one that was trained on that."
             )
         self.width, self.layers = config.hidden_size, layers_of(config)
@@ -71,6 +71,7 @@ class SpeechNetwork(nn.Module):
                     module.register_forward_pre_hook(self._silence_padding)
         self.first = (self.reach - 1) / 2
         self._steps: list[Tensor] | None = None  # real steps after each convolution, where any is padding
+        self.batches = True
         self.batches = self.kind == "whisper" or self._is_alone(folder)
 
     @property
@@ -84,6 +85,8 @@ class SpeechNetwork(nn.Module):
             The ``layers + 1`` hidden states ``(U, T, D)``, the first what enters the first layer; and their
             mask ``(U, T)``. An utterance shorter than one frame's reach is read with silence behind it.
         """
+        if not self.batches and len(wave) > 1:
+            return self._one_by_one(wave, mask)
         length = mask.sum(1)  # (U,)
         if self.kind == "whisper":
             return self._whisper(wave, length)
@@ -94,22 +97,30 @@ class SpeechNetwork(nn.Module):
         if short > 0:
             wave = nn.functional.pad(wave, (0, short))
         length = length.clamp(min=self.reach)
+        padded = bool((length < wave.shape[1]).any())  # perhaps by too little for a frame more
         steps, total = [], wave.shape[1]
         for kernel, stride in self._front:
             length = torch.div(length - kernel, stride, rounding_mode="floor") + 1
             total = (total - kernel) // stride + 1
             steps.append(length)
         real = torch.arange(total, device=wave.device) < length[:, None]  # (U, T)
-        self._steps = None if bool(real.all()) else steps
-        states = self.net(wave, attention_mask=self._attention(wave, length), output_hidden_states=True)
+        self._steps = steps if padded else None
+        states = self.net(wave, attention_mask=self._attention(wave, real), output_hidden_states=True)
         return tuple(states.hidden_states), real
 
-    def _attention(self, wave: Tensor, frames: Tensor) -> Tensor | None:
+    def _one_by_one(self, wave: Tensor, mask: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        rows = [self(x[real][None], real[real][None]) for x, real in zip(wave, mask, strict=True)]
+        states = zip(*([x[0] for x in states] for states, _ in rows), strict=True)  # layer by layer
+        whole = [[real[0] for _, real in rows], *states]
+        real, *padded = (nn.utils.rnn.pad_sequence(list(x), batch_first=True) for x in whole)
+        return tuple(padded), real
+
+    def _attention(self, wave: Tensor, real: Tensor) -> Tensor | None:
         """A mask over samples from which the model itself derives exactly the real frames."""
-        if self._steps is None:
+        if bool(real.all()):
             return None
         # Moonshine looks at the first sample of every stride, the others count samples
-        samples = (frames - 1) * self.stride + (1 if self.kind == "moonshine" else self.reach)
+        samples = (real.sum(1) - 1) * self.stride + (1 if self.kind == "moonshine" else self.reach)
         return (torch.arange(wave.shape[1], device=wave.device) < samples[:, None]).long()
 
     def _normalise_real(self, module: nn.GroupNorm, inputs: tuple[Tensor], output: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from accelerate import PartialState
 
 from mer_lab.audio import duration
 from mer_lab.errors import BudgetError, MerLabError
@@ -22,6 +21,7 @@ from mer_lab.features.encoders import (
     load_config,
     load_model,
     load_tokenizer,
+    this_process,
 )
 from mer_lab.features.frames import check_wave
 from mer_lab.features.listening import SpeechNetwork
@@ -176,7 +176,8 @@ class PretrainedSpeech(_Layers):
     Moonshine.
 
     The encoder is frozen. What shares its batch does not change an utterance's frames
-    (:class:`~mer_lab.features.listening.SpeechNetwork`). Frame t is centred at ``first + t * hop`` seconds.
+    (:class:`~mer_lab.features.listening.SpeechNetwork`) but by rounding, in float32 1e-4 at most. Frame t is
+    centred at ``first + t * hop`` seconds.
 
     Args:
         encoder: see :func:`mer_lab.features.encoders.find_encoder`.
@@ -186,7 +187,7 @@ class PretrainedSpeech(_Layers):
             enough for a probe, and hundreds of times smaller.
         precision: "float32"; "bfloat16" computes products in half the bits, which costs about 1 % of the
             features' size and makes a recent CPU two to three times as fast (`benchmarks/extraction.py`).
-        window: seconds; a longer utterance is read in equal pieces, none longer than this.
+        window: seconds; a longer utterance is read in pieces of about equal length, none longer than this.
     """
 
     encoder: str
@@ -232,6 +233,11 @@ class PretrainedSpeech(_Layers):
         """Seconds from the utterance's start to the centre of its first frame."""
         return self._network().first / self.rate
 
+    @property
+    def weights(self) -> int:
+        """Bytes that the encoder takes before it computes anything."""
+        return self._network().size
+
     def plan(self, paths: Sequence[Path], budget: float) -> list[np.ndarray]:
         """Batches of utterances of similar length that take no more than ``budget`` bytes, longest first.
 
@@ -268,17 +274,26 @@ class PretrainedSpeech(_Layers):
         Raises:
             MerLabError: the encoder is absent or cannot be loaded.
         """
-        network = self._network()
-        longest = int(self.window * self.rate)
-        pieces = [np.array_split(wave, max(1, -(-len(wave) // longest))) for wave in waves]
+        pieces = [self._pieces(wave) for wave in waves]
         rows = [torch.from_numpy(np.ascontiguousarray(p, np.float32)) for piece in pieces for p in piece]
-        whole = network.batches and len(rows) == len(waves)  # pieces of a long one go one by one
-        groups = [rows] if whole else [[row] for row in rows]
+        # pieces of a long one go one by one
+        groups = [rows] if len(rows) == len(waves) else [[row] for row in rows]
         frames = (x for group in groups for x in self._frames(group))
         joined = [torch.cat([next(frames) for _ in piece]) for piece in pieces]
         if self.pool:
             joined = [torch.cat([x.mean(0), x.std(0, correction=0)])[None] for x in joined]
         return [x.numpy() for x in joined]
+
+    def _pieces(self, wave: np.ndarray) -> list[np.ndarray]:
+        """Equal pieces of a long wave, each of which begins where the next frame does: the clock goes on."""
+        network, longest = self._network(), int(self.window * self.rate)
+        if len(wave) <= longest:
+            return [wave]
+        reach = max(network.reach, network.stride)
+        frames = (len(wave) - network.reach) // network.stride + 1
+        count = -(-frames // ((longest - reach) // network.stride + 1))
+        step = -(-frames // count) * network.stride
+        return [wave[k : k + step - network.stride + reach] for k in range(0, frames * network.stride, step)]
 
     def _frames(self, rows: list[torch.Tensor]) -> list[torch.Tensor]:
         """Frames ``(T, D)`` of each row, all rows in one batch."""
@@ -325,10 +340,10 @@ class Waveform:
 @lru_cache(maxsize=1)
 def _text_model(folder: Path, content: str):
     """Model and device; ``content`` makes a changed folder load again."""
-    device = PartialState().device
+    device = this_process().device
     return load_model(folder).to(device), device
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)  # those of one extraction take turns
 def _speech_network(folder: Path, content: str) -> SpeechNetwork:
-    return SpeechNetwork(folder).to(PartialState().device).eval()
+    return SpeechNetwork(folder).to(this_process().device).eval()

@@ -13,25 +13,28 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Protocol
 
 import joblib
 import numpy as np
 import torch
-from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
 from mer_lab.audio import read_audio
 from mer_lab.corpora import Corpus
 from mer_lab.errors import BudgetError, MerLabError
+from mer_lab.features.encoders import this_process
 from mer_lab.files import cache_dir, digest, locked, write_text
 from mer_lab.parallel import in_processes
 from mer_lab.ragged import Ragged, open_ragged, write_ragged
 
 PART = 128
 """Utterances in a batch, for an extractor that has no plan of its own."""
+WORTH = 8
+"""Batches for which it pays to start another process, which takes seconds."""
 BUDGET = 4 * 2**30
 """Bytes that all processes of an extraction may take together for weights and batches, on a CPU."""
 
@@ -45,7 +48,7 @@ class Extractor(Protocol):
     (weights); ``first``, seconds to the centre of the first frame, where that is not 0;
     ``extract_many(list)``, where several together are faster and give the same numbers; and
     ``plan(utterances, budget)``, the batches in which to ask for them, given the texts or the paths of the
-    audio files, and bytes of memory.
+    audio files, and bytes of memory for its ``weights`` (bytes, 0 where it has none) and a batch.
     """
 
     name: str
@@ -109,7 +112,8 @@ class FeatureStore:
         processes share the batches, each on its own device.
 
         Args:
-            workers: processes; one a core by default, or one where there is an accelerator.
+            workers: processes; by default one a core, fewer for a few batches, or one where there is an
+                accelerator. Processes that were launched together start no others.
             budget: bytes for weights and batches of all processes: :data:`BUDGET`, or most of an
                 accelerator's free memory.
 
@@ -119,17 +123,19 @@ class FeatureStore:
         """
         self.speed = None
         content: dict[str, list[str]] = {}
+        asked: list[Path] = []
         keyed: dict[Path, Extractor] = {}
         for extractor in extractors:
             channel = extractor.channel
             content[channel] = content.get(channel) or _contents(corpus, channel)
             settings = repr([extractor.name, extractor.version, sorted(_settings(extractor).items())])
             key = digest(settings, *corpus.ids, *content[channel])
-            keyed[self.folder / f"{extractor.name}-{key}.safetensors"] = extractor
+            asked.append(self.folder / f"{extractor.name}-{key}.safetensors")
+            keyed[asked[-1]] = extractor
         together: dict[tuple, list[Path]] = {}  # what reads the same utterances in the same form
         for path, extractor in keyed.items():
             together.setdefault((extractor.channel, getattr(extractor, "rate", 0)), []).append(path)
-        state = PartialState()
+        state = this_process()
         for paths in together.values():
             with ExitStack() as locks:
                 if state.is_main_process and not all(path.exists() for path in paths):
@@ -140,17 +146,19 @@ class FeatureStore:
                     missing = broadcast_object_list([missing])[0]
                 if missing:
                     self._extract(corpus, {path: keyed[path] for path in missing}, workers, budget, state)
-        return [open_ragged(path) for path in keyed]
+        return [open_ragged(path) for path in asked]
 
     def _extract(self, corpus: Corpus, wanted: dict[Path, Extractor], workers, budget, state) -> None:
         channel = next(iter(wanted.values())).channel
         utterances = _utterances(corpus, channel)
-        alone = state.device.type != "cpu" or state.num_processes > 1
-        workers = workers or (1 if alone else os.cpu_count() or 1)
+        worth = 1 if workers else WORTH
+        workers = workers or (os.cpu_count() or 1 if state.device.type == "cpu" else 1)
+        workers = 1 if state.num_processes > 1 else workers  # they would take themselves for this very one
         if budget is None:
             budget = BUDGET if state.device.type != "cuda" else 0.7 * torch.cuda.mem_get_info(state.device)[0]
+        shared = state.num_processes if state.device.type == "cpu" else 1  # one memory for all
         if state.is_main_process:
-            workers = _write_plans(wanted, utterances, workers, budget)
+            workers = _write_plans(wanted, utterances, workers, budget / shared)
         state.wait_for_everyone()
         plans: dict[str, list[Path]] = {}
         for path in wanted:
@@ -163,17 +171,19 @@ class FeatureStore:
                 parts = [(extractor, part) for extractor, part in parts if not _whole(part, ids)]
                 if parts and k % state.num_processes == state.process_index:
                     jobs.append((channel, ids, [utterances[row] for row in rows], parts))
-        self._run(jobs, min(workers, max(1, len(jobs))), channel, state.is_main_process)
+        workers = min(workers, max(1, len(jobs) // worth))
+        threads = max(1, (os.cpu_count() or 1) // (workers * state.num_processes))
+        self._run(jobs, workers, threads, channel, state.is_main_process)
         state.wait_for_everyone()
         if state.is_main_process:
             for path, extractor in wanted.items():
                 _join(path, extractor, corpus.ids)
         state.wait_for_everyone()
 
-    def _run(self, jobs: list[tuple], workers: int, channel: str, shown: bool) -> None:
-        kept, threads = torch.get_num_threads(), max(1, (os.cpu_count() or 1) // workers)
-        start, speed = time.perf_counter(), Speed()
-        self.speed = speed if channel == "audio" else None
+    def _run(self, jobs: list[tuple], workers: int, threads: int, channel: str, shown: bool) -> None:
+        kept, start, speed = torch.get_num_threads(), time.perf_counter(), Speed()
+        if channel == "audio":
+            self.speed = speed
         if workers == 1:
             done = (_compute(*job, threads) for job in _ahead(_load, jobs))
         else:
@@ -194,20 +204,24 @@ class FeatureStore:
 
 def _write_plans(wanted: dict[Path, Extractor], utterances: list, workers: int, budget: float) -> int:
     """Write the batches of each file that is made; what was begun keeps its own. Returns the workers."""
-    fresh = [path for path in wanted if not (_partial(path) / "plan.json").is_file()]
-    planners = [wanted[path] for path in fresh if hasattr(wanted[path], "plan")]
+    planners = [extractor for extractor in wanted.values() if hasattr(extractor, "plan")]
+    weights = [getattr(extractor, "weights", 0) for extractor in planners]
     plans = [[range(k, min(k + PART, len(utterances))) for k in range(0, len(utterances), PART)]]
     while planners:
+        rooms = [budget / workers - sum(weights) + own for own in weights]  # all stand in memory together
         try:
-            plans = [extractor.plan(utterances, budget / workers) for extractor in planners]
+            plans = [e.plan(utterances, room) for e, room in zip(planners, rooms, strict=True)]
             break
         except BudgetError:  # fewer processes have more each
             if workers == 1:
                 raise
             workers //= 2
-    batches = [[int(row) for row in rows] for rows in max(plans, key=len)]  # the smallest suit all
-    for path in fresh:
-        write_text(_partial(path) / "plan.json", json.dumps(batches))
+    order = [int(row) for rows in plans[0] for row in rows]  # the same in all: only the cuts differ
+    ends = sorted({0}.union(*(accumulate(map(len, plan)) for plan in plans)))
+    batches = [order[a:b] for a, b in pairwise(ends)]
+    for path in wanted:
+        if not (_partial(path) / "plan.json").is_file():
+            write_text(_partial(path) / "plan.json", json.dumps(batches))
     return workers
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mer_lab.errors import MerLabError
 from mer_lab.features.encoders import find_encoder, layers_of, load_model
@@ -58,8 +60,8 @@ class _FineTuned(nn.Module):
 
     Args:
         encoder: see :func:`mer_lab.features.encoders.find_encoder`.
-        train_layers: how many of the last layers learn. What lies below them stays as it is, dropout
-            included, and so does the front end (convolutions, word vectors) whatever the number.
+        train_layers: how many of the last layers learn, up to the one that is taken. What lies below them
+            stays as it is, dropout included, and so does the front end (convolutions, word vectors).
         layer: the hidden state that is taken, -1 the last; or "mix", a learned weighted sum of all.
         rate: learning rate of the last layer, as a share of the system's.
         decay: each layer below learns this much slower than the one above it (ULMFiT's discriminative
@@ -75,24 +77,27 @@ class _FineTuned(nn.Module):
         super().__init__()
         self.net = net
         count = layers_of(net.config)
-        if not 0 <= train_layers <= count:
-            raise MerLabError(f"train_layers is {train_layers}; the encoder has {count} layers.")
         if layer != "mix" and not (isinstance(layer, int) and -count - 1 <= layer <= count):
             raise MerLabError(f"the layer is {layer!r}; the encoder has 0 to {count}, or 'mix'.")
         self.layer = layer if layer == "mix" else layer % (count + 1)
         self.width = net.config.hidden_size
         self.score = nn.Parameter(torch.zeros(count + 1)) if layer == "mix" else None
-        stacks = [m for m in net.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
-        stack = max(stacks, key=lambda m: sum(p.numel() for p in m.parameters()))
         top = count if layer == "mix" else self.layer  # layers above what is taken get no gradient
-        self.learning = list(range(max(0, count - train_layers), top))
+        if not 0 <= train_layers <= top:
+            raise MerLabError(f"train_layers is {train_layers}; {top} layers lead to layer {layer!r}.")
+        stacks = [m for m in net.modules() if isinstance(m, nn.ModuleList) and len(m) == count]
+        if not stacks:
+            kind = net.config.model_type
+            raise MerLabError(f"the layers of a {kind} encoder are one; they cannot learn apart.")
+        stack = max(stacks, key=lambda m: sum(p.numel() for p in m.parameters()))
+        self.learning = list(range(top - train_layers, top))
         self.rates = {k: rate * decay ** (top - 1 - k) for k in self.learning}
         net.requires_grad_(False)
         for k in self.learning:
             stack[k].requires_grad_(True)
+            if checkpointing:  # transformers' own switch also sends gradients through the frozen layers
+                stack[k].forward = partial(checkpoint, stack[k].forward, use_reentrant=False)
         self._stack = [stack]  # in a list: it is the network's own, and not to be counted twice
-        if checkpointing and self.learning:
-            net.gradient_checkpointing_enable()
 
     def learning_rates(self) -> Iterator[tuple[nn.Parameter, float]]:
         """Each parameter that learns at a rate of its own, and that rate as a share of the system's."""
