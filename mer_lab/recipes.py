@@ -18,6 +18,7 @@ _WEIGHTED_F1 = TrainConfig(monitor="weighted_f1")
 _WORDS = {"name": "words", "width": 32, "drop": 0.1}
 
 _LISTENS = {"name": "statistics", "dropout": 0.3}
+_TUNED = {"name": "pretrained", "encoder": "moonshine-tiny-en", "train_layers": 2, "rate": 0.2}
 _HEARD = TrainConfig(epochs=30, patience=30, lr=1e-2, weight_decay=0.05, label_smoothing=0.1, monitor="ua")
 
 _ALL = (
@@ -93,7 +94,15 @@ _ALL = (
         _LISTENS,
         corpus="ravdess",
         audio={"name": "waveform"},
-        encoder={"name": "pretrained", "encoder": "moonshine-tiny-en", "train_layers": 2, "rate": 0.2},
+        encoder=_TUNED,
+        train=replace(_HEARD, epochs=8, lr=1e-3, batch_size=16),
+    ),
+    Recipe(
+        "ravdess-moonshine-tuned-low",
+        _LISTENS,
+        corpus="ravdess",
+        audio={"name": "waveform"},
+        encoder=_TUNED | {"layer": 2},
         train=replace(_HEARD, epochs=8, lr=1e-3, batch_size=16),
     ),
     Recipe(  # for an accelerator
