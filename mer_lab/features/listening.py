@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from mer_lab.errors import MerLabError
 from mer_lab.features.encoders import explained, layers_of, load_model
@@ -150,6 +151,13 @@ class SpeechNetwork(nn.Module):
         frames = torch.div(length - 1, self.stride, rounding_mode="floor") + 1
         real = torch.arange(int(frames.max()), device=wave.device) < frames[:, None]
         return tuple(x[:, : real.shape[1]] for x in states), real
+
+    def halve(self) -> SpeechNetwork:
+        """Keep the weights of products in bfloat16, as autocast would make them anew in every batch."""
+        for module in self.net.modules():
+            if isinstance(module, (nn.Linear, nn.Conv1d)) and not is_parametrized(module):
+                module.to(torch.bfloat16)
+        return self
 
     @property
     def size(self) -> int:

@@ -112,8 +112,8 @@ class FeatureStore:
         processes share the batches, each on its own device.
 
         Args:
-            workers: processes; by default one a core, fewer for a few batches, or one where there is an
-                accelerator. Processes that were launched together start no others.
+            workers: processes; by default one a core, for networks one for two cores, fewer for a few
+                batches, and one where there is an accelerator. Processes launched together start no others.
             budget: bytes for weights and batches of all processes: :data:`BUDGET`, or most of an
                 accelerator's free memory.
 
@@ -152,7 +152,9 @@ class FeatureStore:
         channel = next(iter(wanted.values())).channel
         utterances = _utterances(corpus, channel)
         worth = 1 if workers else WORTH
-        workers = workers or (os.cpu_count() or 1 if state.device.type == "cpu" else 1)
+        cores, heavy = os.cpu_count() or 1, any(hasattr(e, "weights") for e in wanted.values())
+        alone = state.device.type != "cpu"
+        workers = workers or (1 if alone else max(1, cores // 2) if heavy else cores)  # a network uses two
         workers = 1 if state.num_processes > 1 else workers  # they would take themselves for this very one
         if budget is None:
             budget = BUDGET if state.device.type != "cuda" else 0.7 * torch.cuda.mem_get_info(state.device)[0]
