@@ -96,3 +96,14 @@ def restore_weights(weights: dict[str, Tensor], model: nn.Module) -> None:
             f"the checkpoint belongs to another model: {wrong[0]!r} does not fit; check the config."
         )
     model.load_state_dict(weights, strict=False)
+
+
+def load_weights(folder: str | Path, model: nn.Module) -> nn.Module:
+    """Put the best epoch's weights of a checkpoint folder into a model.
+
+    Raises:
+        MerLabError: no checkpoint, or one of another model.
+    """
+    state, _ = load_tensors(Path(folder) / "last.safetensors")
+    restore_weights({k.removeprefix("best."): v for k, v in state.items() if k.startswith("best.")}, model)
+    return model.eval()

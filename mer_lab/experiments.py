@@ -249,7 +249,7 @@ def run(
     data, build = prepare(recipe, corpus)  # extracts features once, before processes would each do so
     cores = os.cpu_count() or 1
     if workers is None:
-        workers = 1 if torch.cuda.is_available() and not os.environ.get("ACCELERATE_USE_CPU") else cores
+        workers = cores if this_process().device.type == "cpu" else 1
     launched = this_process().num_processes > 1  # together they train one seed after the other
     workers = 1 if launched else max(1, min(workers, len(recipe.seeds)))
     if build is None or workers == 1:

@@ -9,8 +9,8 @@ from torch import nn
 
 from mer_lab.corpora import Corpus
 from mer_lab.errors import MerLabError
-from mer_lab.features import BUILT_IN, Vocabulary, load_glove
-from mer_lab.features.pretrained import PretrainedSpeech, PretrainedText, Waveform
+from mer_lab.features import BUILT_IN, Vocabulary, Waveform, load_glove
+from mer_lab.features.pretrained import PretrainedSpeech, PretrainedText
 from mer_lab.features.store import FeatureStore, attached
 from mer_lab.models.layers import (
     Augment,

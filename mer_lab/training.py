@@ -163,7 +163,9 @@ def fit(
     return run
 
 
-def predict(model: nn.Module, data: Dataset, batch_size: int = 128, batch_by: str = "length") -> np.ndarray:
+def predict(
+    model: nn.Module, data: Dataset, batch_size: int | None = None, batch_by: str = "length"
+) -> np.ndarray:
     """Probabilities ``(U, classes)`` of every utterance, in the corpus's order.
 
     Of a model with one output, trained on a score, its values ``(U, 1)``.
@@ -172,7 +174,7 @@ def predict(model: nn.Module, data: Dataset, batch_size: int = 128, batch_by: st
     model.eval()
     out: np.ndarray | None = None
     with torch.inference_mode():
-        for batch in data.batches(batch_size, batch_by):
+        for batch in data.batches(batch_size or _at_once(model), batch_by):
             logits = model(batch.to(device)).logits.float()
             p = (logits.softmax(-1) if logits.shape[1] > 1 else logits).cpu().numpy()
             out = np.zeros((len(data), p.shape[1]), np.float32) if out is None else out
@@ -221,7 +223,7 @@ def _validate(model, validation: Dataset, loss_of, config: TrainConfig, device) 
     prediction = np.zeros(len(validation), np.int64 if classes else np.float32)
     total, count = 0.0, 0
     with torch.inference_mode():
-        for batch in validation.batches(128, config.batch_by):
+        for batch in validation.batches(_at_once(model), config.batch_by):
             batch = batch.to(device)
             logits = model(batch).logits.float()
             labelled = int((batch.label >= 0 if classes else batch.score.isfinite()).sum())
@@ -239,6 +241,11 @@ def evaluate(data: Dataset, prediction: np.ndarray, config: TrainConfig) -> dict
     if config.target == "score":
         return score_metrics(data.scores, prediction)
     return scores(data.targets, prediction, data.corpus.labels)
+
+
+def _at_once(model: nn.Module) -> int:
+    """Utterances to a batch where nothing is learnt: fewer where a pretrained network reads them."""
+    return 8 if any(hasattr(module, "learning_rates") for module in model.modules()) else 128
 
 
 def _merit(row: dict, config: TrainConfig) -> float:
@@ -337,14 +344,3 @@ def _resume(folder: Path, key: str, run: Run, optimiser, schedule, accelerator) 
         group["lr"] = base * schedule.lr_lambdas[0](info["step"])
     run.history, run.best_epoch, run.seconds = info["history"], info["best_epoch"], info["seconds"]
     return best
-
-
-def load_weights(folder: str | Path, model: nn.Module) -> nn.Module:
-    """Put the best epoch's weights of a checkpoint folder into a model.
-
-    Raises:
-        MerLabError: no checkpoint, or one of another model.
-    """
-    state, _ = load_tensors(Path(folder) / "last.safetensors")
-    restore_weights({k.removeprefix("best."): v for k, v in state.items() if k.startswith("best.")}, model)
-    return model.eval()

@@ -21,8 +21,8 @@ from test_listening import noise, save_encoder
 
 from mer_lab.audio import read_audio
 from mer_lab.errors import BudgetError, MerLabError
-from mer_lab.features import Prosody, encoders, pretrained, store
-from mer_lab.features.pretrained import PretrainedSpeech, Waveform, extractor_of
+from mer_lab.features import Prosody, Waveform, encoders, pretrained, store
+from mer_lab.features.pretrained import PretrainedSpeech, extractor_of
 from mer_lab.features.store import FeatureStore
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -19,19 +19,20 @@ from torch import nn
 
 from mer_lab import training
 from mer_lab.batches import Dataset
-from mer_lab.checkpoints import load_tensors
+from mer_lab.checkpoints import load_tensors, load_weights
 from mer_lab.corpora import Corpus, save_corpus
 from mer_lab.errors import MerLabError
 from mer_lab.experiments import Recipe, Result, open_corpus, prepare, run
+from mer_lab.features import Waveform
 from mer_lab.features.listening import SpeechNetwork
-from mer_lab.features.pretrained import PretrainedText, Waveform
+from mer_lab.features.pretrained import PretrainedText
 from mer_lab.features.store import FeatureStore
 from mer_lab.files import ROOT, digest
 from mer_lab.inputs import build_encoder
 from mer_lab.models import UnimodalPooling, UnimodalStatistics
 from mer_lab.models.layers import FrameEncoder, LayerMix, SpeechEncoder, TextEncoder
 from mer_lab.ragged import Ragged
-from mer_lab.training import TrainConfig, fit, load_weights, predict
+from mer_lab.training import TrainConfig, fit, predict
 
 LAYERS = {  # what a family calls its layers
     "wav2vec2": "encoder.layers",

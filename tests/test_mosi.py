@@ -234,7 +234,7 @@ def test_odd_lines(raw, tmp_path):
         ("0.1,1.0,abc,1,3.2", r"line 9: the score is 3.2"),
         ("0.1,1.0,abc,1,nan", "line 9: score is 'nan'"),
         ("0.1,1.0,abc,1,", "line 9: the score is nan"),
-        ("2.0,1.0,abc,1,1", "line 9: the times"),
+        ("2.0,inf,abc,1,1", "line 9: end is 'inf'"),
         ("0.1,1.0,abc,0,1", "line 9: the segment number is 0"),
         ("0.1,1.0,abc,one,1", "line 9: segment is 'one'"),
         ("0.1,1.0,abc,1", "line 9: 4 values"),
@@ -247,6 +247,67 @@ def test_wrong_labels(raw, tmp_path, line, message):
     with pytest.raises(MerLabError, match=message):
         prepare_mosi(tmp_path / "raw", tmp_path / "out")
     assert not (tmp_path / "out").exists() and not (tmp_path / ".out.partial").exists()
+
+
+def test_times_that_run_backwards(raw, tmp_path):
+    """As the SDK's files have it for 2WGyTLYerpo_44."""
+    raw.write_text(raw.read_text().replace("3.0,4.0,0h-", "4.0,3.0,0h-"))
+    root, aligned = csd_tree(tmp_path / "csd"), csd_tree(tmp_path / "aligned", aligned=True)
+    with h5py.File(root / "x_1.csd", "a") as f, h5py.File(aligned / "x_1.csd", "a") as g:
+        f["Opinion Segment Labels/data/0h-zjBukYpk/intervals"][2] = [4.0, 3.0]
+        g["Opinion Segment Labels/data/0h-zjBukYpk[2]/intervals"][0] = [4.0, 3.0]
+    for source in (tmp_path / "raw", root, aligned):
+        corpus, report = prepare_mosi(source, tmp_path / f"out_{source.name}")
+        row = corpus.table.loc["0h-zjBukYpk_3"]
+        assert np.isnan(row["start"]) and np.isnan(row["end"]) and row["score"] == 1.5
+        assert corpus.ids == UIDS and corpus.table["start"].isna().sum() == 1
+        assert report.counts["without_times"] == 1
+        assert any("1 segments end before they start" in w and "0h-zjBukYpk_3" in w for w in report.warnings)
+        if source.name == "raw":
+            assert row["text"].lower() == "but it ends" and row["audio"]
+
+
+def test_copies(raw, tmp_path):
+    root = csd_tree(tmp_path / "csd")
+    for k in (1, 2, 3):
+        (root / f"y_{k}.csd").write_bytes((root / f"x_{k}.csd").read_bytes())
+    corpus, report = prepare_mosi(root, tmp_path / "out_csd")
+    assert corpus.ids == UIDS and report.counts["copies"] == 3
+    assert any("3 files hold the same bytes" in n for n in report.notes)
+    raw_tree(tmp_path / "raw" / "again")
+    corpus, report = prepare_mosi(tmp_path / "raw", tmp_path / "out_raw")
+    assert corpus.ids == UIDS and report.counts["copies"] == 1 + len(CONTENT) + len(UIDS)
+    other = next((tmp_path / "raw" / "again").rglob("W8NXH0Djyww.annotprocessed"))
+    other.write_text("1_DELIM_SOMETHING ELSE\n")
+    place = (
+        "W8NXH0Djyww.annotprocessed are both there and differ; give the folder above the Labels, Transcript"
+    )
+    with pytest.raises(MerLabError, match=place):
+        prepare_mosi(tmp_path / "raw", tmp_path / "out")
+    raw.write_text(raw.read_text() + "0.1,1.0,abc,1,1\n")
+    with pytest.raises(
+        MerLabError, match="OpinionLevelSentiment.csv and .* differ; give the folder above the"
+    ):
+        prepare_mosi(tmp_path / "raw", tmp_path / "out")
+
+
+def test_names_and_folders_of_sound(raw, tmp_path):
+    folder = next((tmp_path / "raw").rglob("WAV_16000")) / "Segmented"
+    one, two, three = (folder / f"{u}.wav" for u in UIDS[:3])
+    one.rename(one.with_suffix(".WAV"))
+    other = folder.parent.parent / "WAV_44100" / "Segmented"
+    write_audio(other / two.name, np.zeros(44100), 44100)
+    write_audio(other / three.name, np.zeros(44100), 44100)
+    three.unlink()
+    corpus, _ = prepare_mosi(tmp_path / "raw", tmp_path / "out")
+    assert (corpus.table["audio"] != "").all()
+    assert corpus.audio_path(UIDS[1]).read_bytes() == two.read_bytes()
+    assert corpus.audio_path(UIDS[2]).read_bytes() == (other / three.name).read_bytes()
+    write_audio(folder.parent.parent / "WAV_8000" / "Segmented" / three.name, np.zeros(8000), 8000)
+    with pytest.raises(
+        MerLabError, match=f"WAV_44100.*{three.name} and .*WAV_8000.* are both there and differ"
+    ):
+        prepare_mosi(tmp_path / "raw", tmp_path / "out2")
 
 
 def test_refused(raw, tmp_path):
@@ -309,8 +370,8 @@ def test_csd_is_found_by_what_it_holds(tmp_path):
 def test_wrong_csd(tmp_path):
     root = csd_tree(tmp_path / "csd")
     out = tmp_path / "out"
-    csd(root / "x_9.csd", "words", {v: timed_words(v) for v in CONTENT})
-    with pytest.raises(MerLabError, match="hold the same"):
+    csd(root / "x_9.csd", "words", {v: timed_words(v) for v in list(CONTENT)[1:]})
+    with pytest.raises(MerLabError, match="x_2.csd and .*x_9.csd hold the same and differ; give the folder"):
         prepare_mosi(root, out)
     for data, message in (
         ({"a": (np.ones((2, 1)), np.ones((3, 2)))}, "do not fit"),
@@ -346,6 +407,31 @@ def test_wrong_csd(tmp_path):
     assert not out.exists()
 
 
+def test_what_is_not_read_need_not_be_right(tmp_path):
+    root = csd_tree(tmp_path / "csd")
+    first, *others = CONTENT
+    varying = {v: (np.zeros((3, 4 + k)), np.zeros((3, 2))) for k, v in enumerate(CONTENT)}
+    csd(root / "x_5.csd", "OpenFace_2", varying)
+    csd(root / "x_6.csd", "FACET_4.1", varying | {first: (np.zeros(0), np.zeros((0, 2)))})
+    csd(
+        root / "x_7.csd", "phoneme", {v: timed_words(v) for v in others} | {first: (np.zeros(0), np.zeros(0))}
+    )
+    csd(
+        root / "x_8.csd",
+        "OpenSMILE",
+        {v: covarep(v) for v in others} | {first: (np.zeros((0, 1)), np.zeros((0, 2)))},
+    )
+    corpus, report = prepare_mosi(root, tmp_path / "out")
+    assert {f"x_{k}.csd" for k in (4, 5, 6, 7)} == {
+        n.partition(":")[0] for n in report.notes if "left out;" in n
+    }
+    assert any(w.startswith("x_8.csd: 1 entries have no rows") and first in w for w in report.warnings)
+    assert open_ragged(tmp_path / "out/features/opensmile.safetensors").width == 3
+    csd(root / "x_8.csd", "OpenSMILE", varying)
+    with pytest.raises(MerLabError, match="its features differ from key to key"):
+        prepare_mosi(root, tmp_path / "out2")
+
+
 def test_features_of_mmsa(tmp_path):
     path = mmsa(tmp_path / "unaligned_50.pkl")
     data = pickle.loads(path.read_bytes())
@@ -376,8 +462,81 @@ def test_lengths_and_folds_of_mmsa(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "kind",
+    [
+        lambda x: np.array(x, object),
+        lambda x: np.array([s.encode() for s in x]),
+        lambda x: [s.encode() for s in x],
+    ],
+    ids=["objects", "S", "bytes"],
+)
+def test_kinds_of_strings_of_mmsa(tmp_path, kind):
+    def change(data):
+        for part in data.values():
+            for key in ("id", "raw_text", "annotations"):
+                part[key] = kind([str(x) for x in part[key]])
+            part["regression_labels"] = part["regression_labels"].astype(object)
+
+    expected, _ = prepare_mosi(mmsa(tmp_path / "a.pkl"), tmp_path / "expected")
+    corpus, _ = prepare_mosi(mmsa(tmp_path / "b.pkl", change), tmp_path / "out")
+    pd.testing.assert_frame_equal(corpus.table, expected.table)
+
+
+def test_odd_texts_of_mmsa(tmp_path):
+    def change(data):
+        data["train"]["raw_text"] = ["lone \ud800 surrogate", b"latin \xe9", b"caf\xc3\xa9", "fine"]
+        data["train"]["audio"] = data["train"]["audio"][:, :0]
+
+    corpus, _ = prepare_mosi(mmsa(tmp_path / "a.pkl", change), tmp_path / "out")
+    assert {"lone ? surrogate", "latin \ufffd", "caf\u00e9", "fine"} < set(corpus.table["text"])
+
+
+def test_a_deep_nest_is_no_mmsa(tmp_path):
+    deep = b")" + b"\x85" * 30_000
+    for data, message in (
+        (deep, "no train, valid and test"),
+        (deep + b")R", "calls a tuple"),
+        (
+            b"}("
+            + b"".join(b"\x8c\x05" + p + b"}\x8c\x02id]" + deep + b"as" for p in (b"train", b"valid"))
+            + b"\x8c\x04test}u",
+            "train row 0: 'id' is a tuple",
+        ),
+    ):
+        (tmp_path / "a.pkl").write_bytes(b"\x80\x04" + data + b".")
+        with pytest.raises(MerLabError, match=message):
+            prepare_mosi(tmp_path / "a.pkl", tmp_path / "out")
+
+
+def doubled(make, levels=60):
+    x = make(0.0, 0.0)
+    for _ in range(levels):
+        x = make(x, x)
+    return x
+
+
+def pair(*x):
+    return list(x)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            lambda d: d["train"].update(id=[doubled(lambda *x: x)] * 4),
+            "row 0: 'id' is a tuple, expected a string",
+        ),
+        (lambda d: d["train"].update(raw_text=doubled(pair)), "'raw_text' must be a list of 4"),
+        (lambda d: d["train"].update(raw_text=["a", "b", 1.5, "c"]), "row 2: 'raw_text' is a float"),
+        (
+            lambda d: d["train"].update(regression_labels=doubled(pair)),
+            "'regression_labels' must be 4 numbers",
+        ),
+        (lambda d: d["train"].update(regression_labels=["1"] * 4), "'regression_labels' must be 4 numbers"),
+        (
+            lambda d: d["train"].update(regression_labels=[10**400] * 4),
+            "'regression_labels' must be 4 numbers",
+        ),
         (lambda d: d.pop("valid"), "no train, valid and test"),
         (lambda d: d["train"].pop("id"), "'id' must be a list"),
         (lambda d: d["train"].update(regression_labels=[1.0]), "'regression_labels' must be 4 numbers"),

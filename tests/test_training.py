@@ -16,13 +16,13 @@ from torch import nn
 
 from mer_lab import training
 from mer_lab.batches import Dataset
-from mer_lab.checkpoints import load_tensors, save_tensors
+from mer_lab.checkpoints import load_tensors, load_weights, save_tensors
 from mer_lab.corpora import Corpus
 from mer_lab.errors import MerLabError
 from mer_lab.models import UnimodalBiLSTM
 from mer_lab.models.layers import FrameEncoder
 from mer_lab.ragged import Ragged
-from mer_lab.training import TrainConfig, class_weights, fit, load_weights, predict
+from mer_lab.training import TrainConfig, class_weights, fit, predict
 
 CONFIG = TrainConfig(epochs=6, batch_size=8, lr=0.01, patience=6)
 

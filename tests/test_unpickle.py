@@ -103,6 +103,17 @@ def test_other_writers(file):
     assert same(load_plain(file), {"a": np.array([1, -1], np.int16)})
 
 
+@pytest.mark.parametrize("protocol", range(6))
+def test_arrays_of_objects(file, protocol):
+    """What went through pandas: a list of plain items instead of bytes, in either order of a table."""
+    flat = np.array(["a", "b\u00e9", None, 1.5, b"x", np.float32(2)], object)
+    table = flat.reshape(2, 3)
+    for one in (flat, table, np.asfortranarray(table), flat[::2], flat[:0]):
+        file.write_bytes(pickle.dumps({"id": one}, protocol))
+        got = load_plain(file)["id"]
+        assert got.dtype == object and got.shape == one.shape and same(got.tolist(), one.tolist())
+
+
 class Reduced:
     """Pickles as a call of anything."""
 
@@ -131,6 +142,8 @@ def call(module, name, *arguments):
 
 
 DTYPE_F8 = call("numpy", "dtype", text("f8"), b"\x89", b"\x88")
+DTYPE_O = call("numpy", "dtype", text("O8"), b"\x89", b"\x88")
+DTYPE_U0 = call("numpy", "dtype", text("U0"), b"\x89", b"\x88")
 BLANK = call(
     "numpy.core.multiarray",
     "_reconstruct",
@@ -139,6 +152,12 @@ BLANK = call(
     b"C\x01b",
 )
 HUGE = b"\x8a\x06" + (10**12).to_bytes(6, "little")  # LONG1
+
+
+def objects(items):
+    array = np.empty(len(items), object)
+    array[:] = items
+    return array
 
 
 def malicious(marker):
@@ -192,7 +211,11 @@ def malicious(marker):
         "big text": (opcodes(call("numpy", "dtype", text("U2000000000"), b"\x89", b"\x88")), "U2000000000"),
         "negative shape": (
             opcodes(BLANK, b"(K\x01J\xff\xff\xff\xff\x85", DTYPE_F8, b"\x89C\x00tb"),
-            "without its bytes",
+            "of a size that cannot be",
+        ),
+        "strings without a length": (
+            opcodes(BLANK, b"(K\x01", HUGE, b"\x85", DTYPE_U0, b"\x89C\x00tb"),
+            "1000000000000 strings without a length",
         ),
         "big frombuffer": (
             opcodes(
@@ -203,7 +226,20 @@ def malicious(marker):
             "8000000000000 bytes",
         ),
         "short state": (opcodes(setstate), "40 bytes, of which 2"),
-        "objects": (pickle.dumps(np.array([Empty(), None]), 2), "'O8', not of numbers"),
+        "objects": (pickle.dumps(np.array([Empty(), None]), 2), "Empty"),
+        "array in an array": (pickle.dumps(objects([np.arange(2), 1]), 2), "objects with a ndarray in it"),
+        "list in an array": (pickle.dumps(objects([[1], 1]), 2), "objects with a list in it"),
+        "short objects": (opcodes(BLANK, b"(K\x01K\x05\x85", DTYPE_O, b"\x89]Natb"), "5 objects, of which 1"),
+        "name in an array": (
+            opcodes(BLANK, b"(K\x01K\x01\x85", DTYPE_O, b"\x89]", text("numpy"), text("ndarray"), b"\x93atb"),
+            "objects with a Name in it",
+        ),
+        "bytes as objects": (
+            opcodes(
+                call("numpy.core.numeric", "_frombuffer", b"C\x08xxxxxxxx", DTYPE_O, b"K\x01\x85", text("C"))
+            ),
+            "without its bytes",
+        ),
         "object scalar": (
             opcodes(
                 call(
@@ -213,7 +249,7 @@ def malicious(marker):
                     b"N",
                 )
             ),
-            "'O8', not of numbers",
+            "without its bytes",
         ),
         "structured": (pickle.dumps(np.zeros(2, "i4,f4")), "'V8', not of numbers"),
         "fields": (opcodes(state), "'V8', not of numbers"),
@@ -267,7 +303,31 @@ def test_extension_registry_is_not_asked(tmp_path):
         copyreg.remove_extension("os", "system", 77)
 
 
-WHOLE = pickle.dumps({"a": np.arange(40.0), "b": [1, "two", b"three"] * 3})
+DOUBLED = b")" + b"2\x86" * 60  # () in pairs of itself: 2**60 of them for whoever spells it out
+DEEP = b")" + b"\x85" * 30_000
+
+
+@pytest.mark.parametrize("nest", [DOUBLED, DEEP], ids=["doubled", "deep"])
+def test_no_message_spells_a_nest_out(tmp_path, nest):
+    path = tmp_path / "a.pkl"
+    for data, told in (
+        (nest + b")R", "calls a tuple"),
+        (text("numpy") + nest + b"\x93", "tuple where a str must be"),
+        (nest + text("dtype") + b"\x93", "tuple where a str must be"),
+        (call("numpy", "dtype", nest, b"\x89", b"\x88"), "an array of a tuple"),
+        (nest + b"}b", "the state of a tuple"),
+        (b"]" + nest + b"b", "the state of a list"),
+        (b"}" + nest + b"Ns", "tuple as a key"),
+        (BLANK + b"(K\x01" + nest + DTYPE_F8 + b"\x89C\x00tb", "of a size that cannot be"),
+        (BLANK + b"(K\x01K\x01\x85" + DTYPE_O + b"\x89]" + nest + b"atb", "with a tuple in it"),
+    ):
+        path.write_bytes(opcodes(data))
+        with pytest.raises(MerLabError) as refused:
+            load_plain(path)
+        assert told in str(refused.value) and len(str(refused.value)) < 500
+
+
+WHOLE = pickle.dumps({"a": np.arange(40.0), "b": [1, "two", b"three"] * 3, "c": objects(["x", None, 2])})
 
 
 @pytest.mark.parametrize(

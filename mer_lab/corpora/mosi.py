@@ -24,8 +24,9 @@ One person speaks in a video, and as far as is known in one video only [M], so t
 
 from __future__ import annotations
 
+import filecmp
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -61,6 +62,7 @@ FOLDS = {"standard": (52, 62), "hcam": (49, 62)}
 PUBLISHED = {"train": (552, 53, 679), "validation": (92, 13, 124), "test": (379, 30, 277)}
 """Segments below, at and above 0 in the standard folds; they sum to 1284, 229 and 686."""
 SEVEN = ("-3", "-2", "-1", "0", "1", "2", "3")
+_ABOVE = "the folder above the Labels, Transcript and Audio that you mean"
 _WANTED = "CMU-MOSI's raw folder, its .csd files or an MMSA pickle"
 
 
@@ -104,6 +106,8 @@ def prepare_mosi(
         _verify(table, folds, report)
         if audio and read is _read_raw:
             _link_audio(table, root, folder, report, bad)
+        if copies := report.counts.get("copies"):
+            report.notes.append(f"{copies} files hold the same bytes as another and are not read twice.")
         words = None
         if found.words is not None:
             words = pd.DataFrame(found.words, columns=["utterance_id", "word", "start", "end"])
@@ -147,9 +151,14 @@ def _table(found: Found, folds: str, rule: str, report: Report) -> pd.DataFrame:
         )
     if strange := sorted(set(table["dialogue_id"]) - set(VIDEOS)):
         report.warnings.append(f"{len(strange)} videos are in no official fold, no split: {some(strange)}.")
+    if found.untimed:
+        report.warnings.append(
+            f"{len(found.untimed)} segments end before they start and have no times: {some(found.untimed)}."
+        )
     if silent := table.index[table["text"] == ""].tolist():
         report.warnings.append(f"{len(silent)} segments have no text: {some(silent)}.")
     report.counts |= {"moved": len(moved), "strange": len(strange), "without_text": len(silent)}
+    report.counts["without_times"] = len(found.untimed)
     score = table["score"].to_numpy()
     columns = {"seven": [str(k) for k in seven_classes(score)]}
     for name, labels in SCORE_RULES.items():
@@ -187,14 +196,40 @@ def _source(root: Path, report: Report) -> tuple[Callable[..., Found], list[Path
         raise MerLabError(
             f"{root}: holds no OpinionLevelSentiment.csv, .csd or .pkl file; give the place of {_WANTED}."
         )
-    read, paths = next((r, p) for r, p in forms.items() if p)
+    read, paths = next((r, _without_copies(p, report)) for r, p in forms.items() if p)
     if read is not read_csd and len(paths) > 1:
-        raise MerLabError(
-            f"{paths[0]} and {paths[1]} are both there; give the one that you mean, or its folder."
-        )
+        place = _ABOVE if read is _read_raw else "the one that you mean, or its folder"
+        raise MerLabError(f"{paths[0]} and {paths[1]} are both there and differ; give {place}.")
     if unused := [p.name for r, others in forms.items() if r is not read for p in others]:
         report.notes.append(f"read from {paths[0].name}; not read: {some(unused)}.")
     return read, paths
+
+
+def _without_copies(paths: list[Path], report: Report) -> list[Path]:
+    """The files without those that hold the same bytes as one before them."""
+    kept: list[Path] = []
+    for path in paths:
+        try:
+            same = next((k for k in kept if filecmp.cmp(k, path, shallow=False)), None)
+        except OSError as error:
+            raise MerLabError(f"{path}: cannot be read ({error.strerror}).") from None
+        if same is None:
+            kept.append(path)
+        else:
+            report.counts["copies"] = report.counts.get("copies", 0) + 1
+    return kept
+
+
+def _by_stem(paths: Iterable[Path], report: Report) -> dict[str, Path]:
+    """The one file of each segment or video; copies of it count once."""
+    groups: dict[str, list[Path]] = {}
+    for path in sorted(p for p in paths if not p.name.startswith("._")):
+        groups.setdefault(path.stem, []).append(path)
+    for stem, group in groups.items():
+        groups[stem] = group = _without_copies(group, report) if len(group) > 1 else group
+        if len(group) > 1:
+            raise MerLabError(f"{group[0]} and {group[1]} are both there and differ; give {_ABOVE}.")
+    return {stem: group[0] for stem, group in groups.items()}
 
 
 def _read_raw(root: Path, paths: list[Path], report: Report, files: ExitStack) -> Found:
@@ -228,7 +263,7 @@ def _lines(path: Path) -> list[str]:
 def _transcripts(root: Path, report: Report) -> dict[tuple[str, int], str]:
     texts: dict[tuple[str, int], str] = {}
     odd: list[str] = []
-    for path in sorted(p for p in root.rglob("*.annotprocessed") if not p.name.startswith("._")):
+    for path in _by_stem(root.rglob("*.annotprocessed"), report).values():
         for number, line in enumerate(_lines(path), 1):
             head, mark, text = line.partition("_DELIM_")
             if not mark or not re.fullmatch(r"\s*[0-9]{1,9}\s*", head):
@@ -244,8 +279,9 @@ def _transcripts(root: Path, report: Report) -> dict[tuple[str, int], str]:
 
 def _link_audio(table: pd.DataFrame, root: Path, folder: Path, report: Report, bad: list) -> None:
     """Link the segments' wav files; fills the table's audio column."""
-    there = sorted(p for p in root.rglob("*.wav") if p.parent.name == "Segmented")
-    wavs = {p.stem: p for p in there if not p.name.startswith("._")}
+    there = [p for p in root.rglob("*") if p.suffix.lower() == ".wav" and p.parent.name == "Segmented"]
+    wavs = _by_stem((p for p in there if p.parent.parent.name == "WAV_16000"), report)
+    wavs |= _by_stem((p for p in there if p.stem not in wavs), report)
     if not wavs:
         report.warnings.append("there is no Audio/WAV_16000/Segmented, so the segments have text only.")
         return

@@ -35,15 +35,17 @@ class Found:
         words: utterance id, word, start, end in seconds from the segment's start; None where nothing times
             words.
         features: by name: channel, numbers a frame, and the frames of each utterance id.
+        untimed: ids whose end is before their start, as the SDK's files have it for 2WGyTLYerpo_44.
     """
 
     rows: list[dict] = field(default_factory=list)
     words: list[tuple[str, str, float, float]] | None = None
     features: dict[str, tuple[str, int, dict[str, Row]]] = field(default_factory=dict)
+    untimed: list[str] = field(default_factory=list)
 
     def add(self, where: str, video: str, n: int, score: float, text: str = "",
             start: float = math.nan, end: float = math.nan, split: str = "") -> str:  # fmt: skip
-        """Check a segment and keep it; returns its id.
+        """Check a segment and keep it, without times if they run backwards; returns its id.
 
         Raises:
             MerLabError: an id that is no file name, a number below 1, a score or times that cannot be.
@@ -54,12 +56,13 @@ class Found:
             raise MerLabError(f"{where}: the segment number is {n}, expected 1 or more.")
         if not -3 <= score <= 3:
             raise MerLabError(f"{where}: the score is {score:g}, expected a number from -3 to 3.")
-        if end < start or math.isinf(start) or math.isinf(end):
-            raise MerLabError(
-                f"{where}: the times are {start:g} to {end:g} s, expected an end after a start."
-            )
+        if math.isinf(start) or math.isinf(end):
+            raise MerLabError(f"{where}: the times are {start:g} to {end:g} s, expected finite numbers.")
         uid = f"{video}_{n}"
-        text = " ".join(text.replace("\0", " ").split())
+        if not (start <= end or (math.isnan(start) and math.isnan(end))):
+            self.untimed.append(uid)
+            start = end = math.nan
+        text = " ".join(text.encode("utf-8", "replace").decode().replace("\0", " ").split())
         score = round(float(score), 4) + 0.0  # so that float32 and decimals agree, and -0 is 0
         self.rows.append({"utterance_id": uid, "dialogue_id": video, "turn": n, "split": split, "text": text,
                           "start": start, "end": end, "score": score, "where": where})  # fmt: skip
@@ -85,12 +88,13 @@ def write_features(found: Found, ids: list[str], folder: Path, sound: bool, repo
 
 @dataclass
 class _Sequence:
-    """One .csd file: what it holds, and features and intervals (T, 2) of each key."""
+    """One .csd file: what it holds, and features and intervals (T, 2) of each key with rows."""
 
     path: Path
     name: str
     kind: str
-    parts: dict[str, tuple[h5py.Dataset, np.ndarray]]
+    parts: dict[str, tuple[h5py.Dataset, np.ndarray]] = field(default_factory=dict)
+    empty: list[str] = field(default_factory=list)
 
     def cut(self, row: dict) -> tuple[h5py.Dataset, np.ndarray, np.ndarray] | None:
         """Features, intervals, and the rows that belong to a segment."""
@@ -125,9 +129,14 @@ def read_csd(root: Path, paths: list[Path], report: Report, files: ExitStack) ->
                 f"{sequence.path.name}: left out; only labels, words, text and sound are read."
             )
         elif key in kinds:
-            raise MerLabError(f"{kinds[key].path} and {sequence.path} hold the same; keep one of them.")
+            raise MerLabError(
+                f"{kinds[key].path} and {sequence.path} hold the same and differ; give the folder of one."
+            )
         else:
             kinds[key] = sequence
+        if sequence.empty:
+            told = f"{len(sequence.empty)} entries have no rows, left out: {some(sequence.empty)}."
+            report.warnings.append(f"{sequence.path.name}: {told}")
     labels, words = kinds.pop("labels", None), kinds.pop("words", None)
     if labels is None:
         raise MerLabError(
@@ -137,7 +146,7 @@ def read_csd(root: Path, paths: list[Path], report: Report, files: ExitStack) ->
         features, times = labels.parts[key]
         one = re.fullmatch(r"(.+)\[(\d{1,9})\]", key)
         video, first = (one[1], int(one[2])) if one else (key, 0)
-        scores = labels.read(features, np.arange(len(times))) if len(times) else []
+        scores = labels.read(features, np.arange(len(times)))
         for k, (score, (start, end)) in enumerate(zip(scores, times, strict=True)):
             found.add(f"{labels.path}, {key} row {k}", video, first + k + 1, float(score[0]), "", start, end)
     if words is None:
@@ -146,7 +155,8 @@ def read_csd(root: Path, paths: list[Path], report: Report, files: ExitStack) ->
         found.words = []
         for row in found.rows:
             timed = _words(words, row)
-            found.words += [(row["utterance_id"], *word) for word in timed]
+            if not math.isnan(row["start"]):
+                found.words += [(row["utterance_id"], *word) for word in timed]
             row["text"] = " ".join(word for word, *_ in timed)
     for name, sequence in kinds.items():
         rows: dict[str, Row] = {}
@@ -181,11 +191,21 @@ def _open(path: Path, files: ExitStack) -> _Sequence:
             raise MerLabError(f"{path}: has {len(groups)} root groups, a .csd file has one; get it again.")
         root = _member(path, file, groups[0], h5py.Group)
         data = _member(path, root, "data", h5py.Group)
-        parts, size = {}, 0
-        for key in data:
-            entry = _member(path, data, key, h5py.Group)
+        entries = {key: _member(path, data, key, h5py.Group) for key in data}
+        all_features = (_member(path, e, "features", h5py.Dataset) for e in entries.values())
+        first = next((f for f in all_features if f.size), None)
+        if first is None:
+            raise MerLabError(f"{path}: holds no data; get it from its publisher again.")
+        name = re.sub(r"[^a-z0-9]+", "_", groups[0].lower()).strip("_")[:64] or "features"
+        kind = _kind(f"{groups[0]} {_root_name(path, root)}".lower(), first)
+        result = _Sequence(path, name, kind)
+        size = 0
+        for key, entry in entries.items() if kind else ():  # what is not read need not be right
             features, times = (_member(path, entry, n, h5py.Dataset) for n in ("features", "intervals"))
             where = f"{path}, {key}"
+            if not features.size and not times.size:
+                result.empty.append(key)
+                continue
             if features.ndim < 2 or times.ndim != 2 or times.shape != (len(features), 2):
                 raise MerLabError(
                     f"{where}: features {features.shape} and intervals {times.shape} do not fit."
@@ -195,17 +215,13 @@ def _open(path: Path, files: ExitStack) -> _Sequence:
                 raise MerLabError(f"{where}: is larger than {MAX_ARRAY / 2**30:g} GiB; this is not CMU-MOSI.")
             if times.dtype.kind not in "fiu":
                 raise MerLabError(f"{where}: the intervals are {times.dtype}, expected numbers.")
-            parts[key] = features, times[()].astype(float)
-        names = [groups[0], _root_name(path, root)]
+            result.parts[key] = features, times[()].astype(float)
     except _DAMAGED as error:
         raise _damaged(path, error) from None
-    if not parts:
-        raise MerLabError(f"{path}: holds no data; get it from its publisher again.")
-    shapes = {(f.shape[1:], f.dtype.kind) for f, _ in parts.values()}
+    shapes = {(f.shape[1:], f.dtype.kind) for f, _ in result.parts.values()}
     if len(shapes) > 1:
         raise MerLabError(f"{path}: its features differ from key to key: {some([str(s) for s in shapes])}.")
-    name = re.sub(r"[^a-z0-9]+", "_", groups[0].lower()).strip("_")[:64] or "features"
-    return _Sequence(path, name, _kind(" ".join(names).lower(), next(iter(parts.values()))[0]), parts)
+    return result
 
 
 def _kind(names: str, features: h5py.Dataset) -> str:
@@ -226,12 +242,10 @@ def _kind(names: str, features: h5py.Dataset) -> str:
 def _root_name(path: Path, root: h5py.Group) -> str:
     """The name that the metadata give, where there are any; they are JSON in a dataset of one string."""
     try:
-        return str(
-            json.loads(
-                _member(path, _member(path, root, "metadata", h5py.Group), "root name", h5py.Dataset)[0]
-            )
-        )
-    except (MerLabError, OSError, ValueError, TypeError, LookupError):
+        metadata = _member(path, root, "metadata", h5py.Group)
+        name = json.loads(_member(path, metadata, "root name", h5py.Dataset)[0])
+        return name if isinstance(name, str) else ""
+    except (MerLabError, OSError, ValueError, TypeError, LookupError, RecursionError):
         return ""
 
 
@@ -262,13 +276,9 @@ def read_mmsa(root: Path, paths: list[Path], report: Report, files: ExitStack) -
         raise MerLabError(f"{path}: holds no train, valid and test, as MMSA's pickles do.")
     for part, split in PARTS.items():
         one, where = data[part], f"{path}, {part}"
-        ids = [str(x) for x in _column(where, one, "id")]
+        ids = _texts(where, one, "id")
         scores = [float(x) for x in _numbers(where, one, "regression_labels", (len(ids),))]
-        texts = (
-            [str(x) for x in _column(where, one, "raw_text", len(ids))]
-            if "raw_text" in one
-            else [""] * len(ids)
-        )
+        texts = _texts(where, one, "raw_text", len(ids)) if "raw_text" in one else [""] * len(ids)
         uids = []
         for k, (key, score, text) in enumerate(zip(ids, scores, texts, strict=True)):
             video, mark, n = key.rpartition("$_$")
@@ -290,8 +300,7 @@ def _take(found: Found, where: str, one: dict, channel: str, uids: list[str]) ->
     elif f"{channel}_lengths" in one:
         lengths = _numbers(where, one, f"{channel}_lengths", (len(uids),))
     if lengths is None:
-        filled = frames.any(2)
-        lengths = np.where(filled.any(1), frames.shape[1] - filled[:, ::-1].argmax(1), 0)
+        lengths = (frames.any(2) * np.arange(1, frames.shape[1] + 1)).max(1, initial=0)
     if uids and not (0 <= lengths.min() and lengths.max() <= frames.shape[1]):
         raise MerLabError(f"{where}: a length of {channel} is not within its {frames.shape[1]} frames.")
     _, width, rows = found.features.setdefault(f"mmsa_{channel}", (channel, frames.shape[2], {}))
@@ -303,21 +312,28 @@ def _take(found: Found, where: str, one: dict, channel: str, uids: list[str]) ->
         rows[uid] = Row(int(n), lambda x=one_frames[: int(n)]: x)
 
 
-def _column(where: str, one: dict, key: str, length: int | None = None) -> list:
+def _texts(where: str, one: dict, key: str, length: int | None = None) -> list[str]:
+    """A list of strings; those of Python 2 and of numpy's S arrays are bytes."""
     values = one.get(key)
     values = values.tolist() if isinstance(values, np.ndarray) and values.ndim == 1 else values
     if not isinstance(values, list) or (length is not None and len(values) != length):
         many = "a list" if length is None else f"a list of {length}"
         raise MerLabError(f"{where}: {key!r} must be {many}, as in MMSA's pickles.")
-    return values
+    for k, x in enumerate(values):
+        if not isinstance(x, (str, bytes)):
+            raise MerLabError(f"{where} row {k}: {key!r} is a {type(x).__name__}, expected a string.")
+    return [x.decode("utf-8", "replace") if isinstance(x, bytes) else str(x) for x in values]
 
 
 def _numbers(where: str, one: dict, key: str, shape: tuple[int | None, ...]) -> np.ndarray:
-    """An array of the shape; None in it is any number."""
-    try:
-        values = np.asarray(one.get(key))
-    except ValueError:
-        values = np.zeros(())
+    """An array of the shape, or a flat list; None in the shape is any number."""
+    values = one.get(key)
+    if isinstance(values, np.ndarray) and values.dtype.hasobject and values.ndim == 1:
+        values = values.tolist()
+    if isinstance(values, list) and all(isinstance(x, (bool, int, float, np.number)) for x in values):
+        values = np.array(values, np.float64 if not values else None)
+    if not isinstance(values, np.ndarray):  # numpy takes for ever over lists in lists that share their items
+        values = np.zeros((), object)
     fits = values.ndim == len(shape) and all(s in (None, n) for s, n in zip(shape, values.shape, strict=True))
     if not fits or values.dtype.kind not in "fiub":
         wanted = " × ".join("n" if s is None else str(s) for s in shape)

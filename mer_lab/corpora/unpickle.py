@@ -49,22 +49,24 @@ class _DType:
     """A numpy type: a pickle makes it first and gives it its byte order later."""
 
     def __init__(self, code: object) -> None:
-        if not isinstance(code, str) or not re.fullmatch(r"[biufc][0-9]{1,2}|[SU][0-9]{1,9}", code):
-            raise _Refused(f"holds an array of {str(code)[:40]!r}, not of numbers or strings")
-        self.value = np.dtype(code)
+        if not isinstance(code, str) or not re.fullmatch(r"[biufc][0-9]{1,2}|[SU][0-9]{1,9}|O[48]?", code):
+            told = repr(str(code[:40])) if isinstance(code, str) else f"a {type(code).__name__}"
+            raise _Refused(f"holds an array of {told}, not of numbers or strings")
+        self.value = np.dtype("O" if code[0] == "O" else code)
 
 
 def load_plain(path: str | Path) -> object:
     """Read a pickle of dict, list, tuple, str, bytes, int, float, bool, None and numpy arrays and scalars.
 
     Any protocol, numpy 1 or 2, also Python 2 (its strings are read as Latin-1). Arrays hold numbers or
-    strings and may be read-only; the keys of a dict are scalars.
+    strings and may be read-only; an array of objects holds scalars; the keys of a dict are scalars.
 
     Raises:
         MerLabError: it asks for anything else; it is missing, cut off or no pickle.
     """
     path = Path(path)
-    damaged = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, struct.error)
+    damaged = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, struct.error,
+               RecursionError)  # fmt: skip
     try:
         with path.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
             result = _run(data)
@@ -167,7 +169,8 @@ def _pairs(items: list) -> dict:
     return dict(zip(items[::2], items[1::2], strict=True))
 
 
-def _name(module: str, name: str) -> _Name:
+def _name(module: object, name: object) -> _Name:
+    module, name = _as(str, module), _as(str, name)  # the text of a doubled tuple has no bounds
     full = f"{module}.{name}".replace("numpy._core.", "numpy.core.").replace("__builtin__.", "builtins.")
     if full not in _NAMES:
         raise _Refused(f"wants to use {f'{module}.{name}'[:80]}")
@@ -188,7 +191,8 @@ def _call(function: object, *arguments: object) -> object:
             return text.encode("latin1")
         case ("builtins.bytes",):
             return b""
-    raise _Refused(f"calls {str(function)[:80]} with arguments that plain data do not need")
+    told = str(function) if isinstance(function, _Name) else f"a {type(function).__name__}"
+    raise _Refused(f"calls {told} with arguments that plain data do not need")
 
 
 def _build(target: object, state: object) -> None:
@@ -196,18 +200,35 @@ def _build(target: object, state: object) -> None:
         case _DType(), (3, "<" | ">" | "|" as order, None, None, None, int(), int(), int()):
             target.value = target.value.newbyteorder(order)
         case np.ndarray(), (1, shape, _DType() as dtype, 0 | 1 as fortran, value):
-            target.__setstate__((1, shape, dtype.value, bool(fortran), _raw(value, dtype, shape)))
+            content = _items(value, shape) if dtype.value.hasobject else _raw(value, dtype, shape)
+            target.__setstate__((1, shape, dtype.value, bool(fortran), content))
         case _:
             raise _Refused(f"sets the state of a {type(target).__name__} as plain data do not")
+
+
+def _count(shape: object) -> int:
+    if not all(type(n) is int and n >= 0 for n in _as(tuple, shape)):
+        raise _Refused("holds an array of a size that cannot be")
+    return math.prod(shape)
+
+
+def _items(value: object, shape: object) -> list:
+    """The items of an array of objects: numpy keeps them as a list, and reads past the end of a short one."""
+    if len(_as(list, value)) != _count(shape):
+        raise _Refused(f"holds an array of {_count(shape)} objects, of which {len(value)} are there")
+    if bad := [x for x in value if type(x) not in _PLAIN and not isinstance(x, np.generic)]:
+        raise _Refused(f"holds an array of objects with a {type(bad[0]).__name__.strip('_')} in it")
+    return value
 
 
 def _raw(value: object, dtype: _DType, shape: object) -> bytes:
     """The bytes of an array, exactly as many as it needs: no shape can claim more than the file holds."""
     value = value.encode("latin1") if isinstance(value, str) else value
-    whole = all(type(n) is int and n >= 0 for n in _as(tuple, shape))
-    if not whole or not isinstance(value, (bytes, bytearray)):
+    if dtype.value.hasobject or not isinstance(value, (bytes, bytearray)):
         raise _Refused("holds an array without its bytes")
-    size = math.prod(shape) * dtype.value.itemsize
+    size = _count(shape) * dtype.value.itemsize
+    if _count(shape) > 1 and not dtype.value.itemsize:  # one is a scalar "", many get room for a character
+        raise _Refused(f"holds an array of {_count(shape)} strings without a length")
     if size != len(value):
         raise _Refused(f"holds an array of {size} bytes, of which {len(value)} are there")
     return bytes(value)

@@ -9,7 +9,7 @@ from mer_lab.features.prosody import (
     prosody_statistics,
     track_pitch,
 )
-from mer_lab.features.spectral import MFCC, LogMel, LowLevel34
+from mer_lab.features.spectral import MFCC, LogMel, LowLevel34, Waveform
 from mer_lab.features.words import Vocabulary, load_glove, tokenise
 
 BUILT_IN = {e.name: e for e in (Prosody, LogMel, MFCC, LowLevel34)}
@@ -24,6 +24,7 @@ __all__ = [
     "LowLevel34",
     "Prosody",
     "Vocabulary",
+    "Waveform",
     "duration",
     "energy_db",
     "load_glove",

@@ -26,7 +26,9 @@ _WEIGHTS = ("model.safetensors", "model-*.safetensors")
 _PICKLED = ("pytorch_model.bin", "pytorch_model-*.bin")
 """All that some older checkpoints (HuBERT, WavLM) offer. PyTorch's restricted loader reads them, which knows
 tensors and refuses everything else."""
-_FILES = (*_WEIGHTS, "*.json", "*.txt", "*.model")  # weights, settings and every kind of tokeniser
+_INPUTS = ("*processor_config.json", "tokenizer*", "vocab*", "merges.txt", "*tokens*.json", "*.model")
+"""What prepares sound or text for an encoder."""
+_FILES = (*_WEIGHTS, "config.json", *_INPUTS)
 _BAD = (
     OSError,
     ValueError,
@@ -55,15 +57,16 @@ def find_encoder(encoder: str | Path) -> Path:
     A folder holds what transformers' ``save_pretrained()`` writes for the model and its tokeniser.
 
     Raises:
-        MerLabError: it is nowhere, with the three ways to get one; or it has no safetensors weights.
+        MerLabError: it is nowhere, with the three ways to get one; or it has no weights.
     """
     roots = [os.environ.get(name) for name in ("MER_LAB_DATA", "MER_LAB_SHARED_DATA")]
-    places = [Path(encoder), *(Path(root) / "encoders" / encoder for root in roots if root)]
-    folder = next((place for p in places if (place := p.expanduser()).is_dir()), None)
-    folder = folder or _from_hub(str(encoder))
+    places = [os.path.join(root, "encoders", encoder) for root in roots if root]
+    folders = [os.path.expanduser(place) for place in (encoder, *places)]
+    there = next((folder for folder in folders if os.path.isdir(folder)), None)  # no error for a wild name
+    folder = Path(there) if there else _from_hub(str(encoder))
     if not (folder / "config.json").is_file():
         raise MerLabError(f"{folder}: there is no config.json; give the folder that save_pretrained() wrote.")
-    if not _has_weights(folder):
+    if not _has(folder, (*_WEIGHTS, *_PICKLED)):
         raise MerLabError(
             f"{folder}: there is no model.safetensors; if a download was not finished, run once where the "
             "hub can be reached, else save the model again with save_pretrained()."
@@ -76,25 +79,37 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
-    for cached, files in ((True, _FILES), (False, _FILES), (False, (*_FILES, *_PICKLED))):
-        try:
-            found = snapshot_download(
-                name, allow_patterns=files, ignore_patterns="*/*", local_files_only=cached
-            )
-        except (OSError, HFValidationError, RuntimeError):  # absent, unreachable, or not a name at all
-            continue
-        if _has_weights(Path(found)) or files != _FILES:
-            return Path(found)
+    def fetch(files: tuple[str, ...], cached: bool = False) -> Path:
+        return Path(
+            snapshot_download(name, allow_patterns=files, ignore_patterns="*/*", local_files_only=cached)
+        )
+
+    absent = (OSError, HFValidationError, RuntimeError)  # unreachable, or not a name at all
+    there = None
+    try:
+        there = fetch(_FILES, cached=True)
+        if _has(there, (*_WEIGHTS, *_PICKLED)) and _has(there, _INPUTS):  # another program may want less
+            return there
+    except absent:
+        pass
+    try:
+        found = fetch(_FILES)
+        return found if _has(found, _WEIGHTS) else fetch((*_FILES, *_PICKLED))
+    except absent as error:
+        reason = (str(error).strip().splitlines() or ["no answer"])[0].rstrip(".")
+    if there is not None:
+        return there
     raise MerLabError(
-        f"encoder {name!r} is not a local folder, not in the hub's cache, and could not be downloaded; "
+        f"encoder {name!r} is not a local folder, not in the hub's cache, and could not be downloaded "
+        f"({reason}); "
         "(1) run once where the hub can be reached, to download it by name, (2) give a local folder written "
         "by save_pretrained(), or (3) copy the hub's cache folder here from another machine and point "
         "HF_HOME at it."
     )
 
 
-def _has_weights(folder: Path, kinds: tuple[str, ...] = (*_WEIGHTS, *_PICKLED)) -> bool:
-    return any(next(folder.glob(pattern), None) for pattern in kinds)
+def _has(folder: Path, patterns: tuple[str, ...]) -> bool:
+    return any(next(folder.glob(pattern), None) for pattern in patterns)
 
 
 def fingerprint(folder: Path) -> str:
@@ -111,7 +126,7 @@ def _hash(path: Path, size: int, changed: int) -> str:
         return file_digest(f, "sha256").hexdigest()
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)
 def _load_config(folder: Path, content: str):
     from transformers import AutoConfig
 
@@ -126,6 +141,12 @@ def load_config(folder: Path):
         MerLabError: damaged, or of a kind that transformers does not know.
     """
     return _load_config(folder, fingerprint(folder))
+
+
+def weights_of(folder: Path) -> int:
+    """Bytes of an encoder's weights in float32, without loading them."""
+    size = sum(path.stat().st_size for pattern in (*_WEIGHTS, *_PICKLED) for path in folder.glob(pattern))
+    return size * (2 if "16" in str(load_config(folder).dtype) else 1)
 
 
 def layers_of(config) -> int:
@@ -144,7 +165,7 @@ def load_model(folder: Path):
     with explained(folder):
         model, info = AutoModel.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False, weights_only=True, dtype=torch.float32,
-            use_safetensors=_has_weights(folder, _WEIGHTS), output_loading_info=True,
+            use_safetensors=_has(folder, _WEIGHTS), output_loading_info=True,
         )  # fmt: skip
         listens = model.get_encoder() if model.config.is_encoder_decoder else model
     used = "encoder." if listens is not model else ""
@@ -157,7 +178,7 @@ def load_model(folder: Path):
     return listens.eval()
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)
 def _load_tokenizer(folder: Path, content: str):
     from transformers import AutoTokenizer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from mer_lab.errors import MerLabError
 from mer_lab.features.encoders import explained, layers_of, load_model
 
+warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")  # WavLM's own business
 TOLERANCE = 1e-4
 """Relative difference that a batch may make to a frame, in float32."""
 
@@ -167,7 +169,7 @@ class SpeechNetwork(nn.Module):
     def memory(self, seconds: float) -> float:
         """Bytes that one row of a batch takes at most while it is computed, in float32.
 
-        Waves, three copies of the widest convolution's output, all hidden states, and the attention weights
+        Waves, five copies of the widest convolution's output, all hidden states, and the attention weights
         of a layer (not all kinds of attention hold them): an upper bound, checked by measurement in
         `benchmarks/extraction.py`.
         """
@@ -178,7 +180,7 @@ class SpeechNetwork(nn.Module):
         first = self._front[0][1] if self.kind != "whisper" else self.stride
         frames = samples / self.stride
         inner = getattr(config, "intermediate_size", None) or 4 * self.width
-        convolutions = 3 * max(widths) * samples / first
+        convolutions = 5 * max(widths) * samples / first
         layers = (self.layers + 1) * self.width * frames + 2 * inner * frames
         return 4 * (2 * samples + convolutions + layers + 3 * config.num_attention_heads * frames**2)
 

@@ -22,8 +22,8 @@ from mer_lab.features.encoders import (
     load_model,
     load_tokenizer,
     this_process,
+    weights_of,
 )
-from mer_lab.features.frames import check_wave
 from mer_lab.features.listening import SpeechNetwork
 
 _BATCH = 32
@@ -109,14 +109,29 @@ class PretrainedText(_Layers):
     def numbers(self, texts: Sequence[str]) -> list[list[int]]:
         """The same tokens as numbers, for an encoder that learns with the system."""
         tokenizer = load_tokenizer(find_encoder(self.encoder))
-        positions = getattr(self._config(), "max_position_embeddings", None) or 1 << 30
+        config = self._config()
+        positions = getattr(config, "max_position_embeddings", None) or 1 << 30
+        if "roberta" in config.model_type or config.model_type == "camembert":
+            positions -= config.pad_token_id + 1  # they count from behind the padding's
         room = min(tokenizer.model_max_length, positions)
         if not 2 < self.max_tokens <= room:
             raise MerLabError(f"max_tokens is {self.max_tokens}; encoder {self.encoder} takes 3 to {room}.")
         return [tokenizer(text, truncation=True, max_length=self.max_tokens)["input_ids"] for text in texts]
 
+    @property
+    def weights(self) -> int:
+        """Bytes that the encoder takes before it computes anything."""
+        return weights_of(find_encoder(self.encoder))
+
     def plan(self, texts: Sequence[str], budget: float) -> list[np.ndarray]:
-        """Batches of texts of similar length; the budget is never reached, texts are short."""
+        """Batches of texts of similar length; they are small beside the weights.
+
+        Raises:
+            BudgetError: not even the weights fit.
+        """
+        if self.weights > budget:
+            need, given = (f"{size / 2**20:.0f} MiB" for size in (self.weights, budget))
+            raise BudgetError(f"encoder {self.encoder} needs {need} a process of {given}; raise the budget.")
         order = np.argsort([len(ids) for ids in self.numbers(texts)], kind="stable")
         return [order[k : k + 4 * _BATCH] for k in range(0, len(order), 4 * _BATCH)]
 
@@ -313,7 +328,7 @@ class PretrainedSpeech(_Layers):
 
 def extractor_of(encoder: str, **settings) -> PretrainedSpeech | PretrainedText:
     """The extractor that an encoder's folder calls for: one that comes with audio settings listens."""
-    speech = (find_encoder(encoder) / "preprocessor_config.json").is_file()
+    speech = next(find_encoder(encoder).glob("*processor_config.json"), None)
     kind = PretrainedSpeech if speech else PretrainedText
     try:
         return kind(encoder, **settings)
@@ -322,29 +337,14 @@ def extractor_of(encoder: str, **settings) -> PretrainedSpeech | PretrainedText:
         raise MerLabError(f"encoder {encoder} takes the settings {known}, not {given}.") from None
 
 
-@dataclass(frozen=True)
-class Waveform:
-    """The samples themselves ``(N, 1)`` at 16 kHz, for an encoder that learns with the system."""
-
-    name: ClassVar[str] = "waveform"
-    version: ClassVar[int] = 1
-    channel: ClassVar[str] = "audio"
-    rate: ClassVar[int] = 16000
-    hop: ClassVar[float] = 1 / 16000
-    names: ClassVar[list[str]] = ["amplitude"]
-
-    def __call__(self, wave: np.ndarray) -> np.ndarray:
-        return check_wave(wave)[:, None]
-
-
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)  # those of one extraction take turns
 def _text_model(folder: Path, content: str):
     """Model and device; ``content`` makes a changed folder load again."""
     device = this_process().device
     return load_model(folder).to(device), device
 
 
-@lru_cache(maxsize=8)  # those of one extraction take turns
+@lru_cache(maxsize=8)
 def _speech_network(folder: Path, content: str, precision: str) -> SpeechNetwork:
     network = SpeechNetwork(folder).to(this_process().device).eval()
     return network if precision == "float32" else network.halve()

@@ -1,4 +1,4 @@
-"""What the spectrum says: log mel bands, cepstra, and the 34 descriptors of Xu et al. 2019."""
+"""The wave, and what its spectrum says: log mel bands, cepstra, the 34 descriptors of Xu et al. 2019."""
 
 from __future__ import annotations
 
@@ -15,6 +15,21 @@ from mer_lab.errors import MerLabError
 from mer_lab.features.frames import check_wave, frames, whole_samples
 
 _FLOOR = 1e-6  # power of a band in digital silence: some 30 dB below a quiet room, so log never runs away
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """The samples themselves ``(N, 1)`` at 16 kHz, for an encoder that learns with the system."""
+
+    name: ClassVar[str] = "waveform"
+    version: ClassVar[int] = 1
+    channel: ClassVar[str] = "audio"
+    rate: ClassVar[int] = 16000
+    hop: ClassVar[float] = 1 / 16000
+    names: ClassVar[list[str]] = ["amplitude"]
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        return check_wave(wave)[:, None]
 
 
 @dataclass(frozen=True)

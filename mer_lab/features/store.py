@@ -98,12 +98,9 @@ class FeatureStore:
         return self.get_all(corpus, [extractor], workers, budget)[0]
 
     def get_all(
-        self,
-        corpus: Corpus,
-        extractors: Sequence[Extractor],
-        workers: int | None = None,
+        self, corpus: Corpus, extractors: Sequence[Extractor], workers: int | None = None,
         budget: float | None = None,
-    ) -> list[Ragged]:
+    ) -> list[Ragged]:  # fmt: skip
         """Features of every utterance by each extractor, extracted if they are not there yet.
 
         A file is decoded once for all extractors that lack it. A killed extraction goes on where it stopped
@@ -114,8 +111,8 @@ class FeatureStore:
         Args:
             workers: processes; by default one a core, for networks one for two cores, fewer for a few
                 batches, and one where there is an accelerator. Processes launched together start no others.
-            budget: bytes for weights and batches of all processes: :data:`BUDGET`, or most of an
-                accelerator's free memory.
+            budget: bytes for weights and batches of all processes: :data:`BUDGET`, or most of what is free on
+                an accelerator. What was begun keeps its batches; delete its ``.partial`` folder for others.
 
         Raises:
             MerLabError: an utterance has no audio, or audio that cannot be read; no utterance has text; the
@@ -159,6 +156,8 @@ class FeatureStore:
         if budget is None:
             budget = BUDGET if state.device.type != "cuda" else 0.7 * torch.cuda.mem_get_info(state.device)[0]
         shared = state.num_processes if state.device.type == "cpu" else 1  # one memory for all
+        if workers < 1:
+            raise MerLabError(f"workers is {workers}, expected at least 1.")
         if state.is_main_process:
             workers = _write_plans(wanted, utterances, workers, budget / shared)
         state.wait_for_everyone()
@@ -215,7 +214,7 @@ def _write_plans(wanted: dict[Path, Extractor], utterances: list, workers: int, 
             plans = [e.plan(utterances, room) for e, room in zip(planners, rooms, strict=True)]
             break
         except BudgetError:  # fewer processes have more each
-            if workers == 1:
+            if workers <= 1:
                 raise
             workers //= 2
     order = [int(row) for rows in plans[0] for row in rows]  # the same in all: only the cuts differ
@@ -281,6 +280,7 @@ def _join(target: Path, extractor: Extractor, ids: list[str]) -> None:
         "first": getattr(extractor, "first", 0.0), "settings": _settings(extractor),
     }  # fmt: skip
     write_ragged(target, meta, lengths, len(extractor.names), frames)
+    opened.cache_clear()
     shutil.rmtree(_partial(target))
 
 

@@ -33,7 +33,7 @@ class LayerMix(nn.Module):
 
     def __init__(self, width: int, layers: int) -> None:
         super().__init__()
-        if width % layers:
+        if layers < 1 or width % layers:
             raise MerLabError(f"frames of width {width} are not {layers} layers side by side.")
         self.width = width // layers
         self.standardise = FrameEncoder(width)
@@ -91,6 +91,7 @@ class _FineTuned(nn.Module):
             raise MerLabError(f"the layers of a {kind} encoder are one; they cannot learn apart.")
         stack = max(stacks, key=lambda m: sum(p.numel() for p in m.parameters()))
         self.learning = list(range(top - train_layers, top))
+        self.rate, self.decay = rate, decay  # a checkpoint belongs to them
         self.rates = {k: rate * decay ** (top - 1 - k) for k in self.learning}
         net.requires_grad_(False)
         for k in self.learning:
