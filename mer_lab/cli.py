@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,17 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+
+
+def _silence(quiet: bool) -> bool:
+    if quiet:
+        os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported, which is later
+    return quiet
+
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", callback=_silence, help="Print nothing but errors.")
+]
 
 
 Root = Annotated[Path, typer.Argument(help="Folder of the official files.")]
@@ -184,22 +195,27 @@ def audit(
     accept: Annotated[
         list[str], typer.Option(metavar="CHECK", help="Known, does not fail; may be repeated.")
     ] = [],  # noqa: B006
+    scheme: Annotated[str, typer.Option(help="Label scheme of the corpus, in place of its labels.")] = "",
     quiet: Quiet = False,
 ) -> None:
     """Find what makes published numbers wrong; exit status 1 where a check fails.
 
-    Example: mer-lab audit corpora/iemocap --out audits/iemocap
+    Example: mer-lab audit corpora/iemocap --scheme four --out audits/iemocap
     """
     from mer_lab.corpora import load_corpus
     from mer_lab.corpora.audit import audit as look
 
-    found = look(load_corpus(corpus), sound=sound, accept=accept)
+    loaded = load_corpus(corpus)
+    found = look(loaded.scheme(scheme) if scheme else loaded, sound=sound, accept=accept)
     _say(str(found), quiet)
     if out is not None:
         from mer_lab.plots import audit_figure
 
         found.save(out)
-        audit_figure(found).savefig(out / "audit.png", dpi=150, bbox_inches="tight")
+        if found.details:
+            audit_figure(found).savefig(out / "audit.png", dpi=150, bbox_inches="tight")
+        else:
+            _say("No figure: the audit saw no label, no copy and no sound to draw.", quiet)
     if not found.ok:
         raise typer.Exit(1)
 
@@ -219,9 +235,11 @@ def features(
     precision: Annotated[str, typer.Option(help="Of a speech encoder: float32 or bfloat16.")] = "float32",
     words: Annotated[bool, typer.Option("--words", help="Of a text encoder: one vector a word.")] = False,
     budget: Annotated[
-        float | None, typer.Option(help="GiB of memory for weights and batches of all processes.")
+        float | None, typer.Option(min=0.1, help="GiB of memory for weights and batches of all processes.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; one a core by default.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default one a core, for encoders one for two.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Extract features of every utterance into the store; a killed run goes on where it was.
@@ -239,6 +257,8 @@ def features(
         layers = layer if layer == "all" else tuple(int(k) for k in layer.split(","))
     except ValueError:
         raise typer.BadParameter(f"{layer!r}; write 6, or 3,6,9, or all", param_hint="--layer") from None
+    if precision not in ("float32", "bfloat16"):
+        raise typer.BadParameter(f"{precision!r}; choose float32 or bfloat16", param_hint="--precision")
     extractors = []
     for name in names:
         if name in BUILT_IN:
@@ -269,7 +289,7 @@ def run(
         int | None, typer.Option(min=1, help="How many seeds, in place of the recipe's.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for results and checkpoints.")] = Path("runs"),
-    workers: Annotated[int | None, typer.Option(help="Seeds trained at a time.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Seeds trained at a time.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a recipe over its seeds and read the test split once; a killed run goes on where it was.

@@ -1,5 +1,7 @@
 """The audit finds each planted defect with its count and nothing else, whatever a corpus lacks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -298,6 +300,55 @@ def test_the_command(clean, tmp_path):
     )
     assert (tmp_path / "out" / "audit.png").stat().st_size > 10_000
     assert CliRunner().invoke(app, [*command, "--accept", "speakers", "-q"]).exit_code == 0
+
+
+def test_the_command_with_a_scheme(clean, tmp_path):
+    rare = replace(
+        change(clean, audio=""), labels=("a", "b", "c"), schemes={"two": {"map": {"a": "a", "b": "b"}}}
+    )
+    save_corpus(rare, tmp_path / "corpus")
+    command = ["audit", str(tmp_path / "corpus")]
+    assert CliRunner().invoke(app, command).exit_code == 1  # no c anywhere
+    assert CliRunner().invoke(app, [*command, "--scheme", "two"]).exit_code == 0
+    with pytest.raises(MerLabError, match="no label scheme 'six'; it has two"):
+        CliRunner().invoke(app, [*command, "--scheme", "six"], catch_exceptions=False)
+
+
+def test_the_command_without_a_figure(clean, tmp_path):
+    few = change(clean, audio="", evaluators="", label="", start=np.nan, end=np.nan)
+    few = replace(few.select(few.table.index == "u0"), words=None)
+    save_corpus(few, tmp_path / "corpus")
+    result = CliRunner().invoke(app, ["audit", str(tmp_path / "corpus"), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0 and "No figure" in result.output
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["audit.csv"]
+
+
+def test_one_vote_less(clean):
+    # 3 of 4 stays 2 of 3; 3 of 5 becomes 2 of 4; 2 of 3 becomes 1 of 2; 4 of 6 becomes 3 of 5; 2 of 4 is none
+    votes = ["a;a;a;b", "a;a;a;b;b", "a;a;b", "a;a;a;a;b;b", "a;a;b;b"] + ["a;a;a"] * 5
+    found = audit(change(clean.select(clean.table.index.isin(U[:10])), audio="", evaluators=votes))
+    assert row(found, "bare-majority")["value"] == pytest.approx(100 * 2 / 10)
+    assert row(found, "split-votes")["value"] == pytest.approx(100 * 5 / 10)
+
+
+def test_agreement_on_one_label_alone_is_not_checked(clean):
+    found = audit(change(clean, audio="", evaluators=["a;a"] * 299 + ["b"]))
+    assert (
+        row(found, "agreement")["status"] == "not checked"
+        and "one label" in row(found, "agreement")["detail"]
+    )
+    assert row(found, "split-votes")["value"] == 0
+
+
+def test_speakers_in_test(clean):
+    detail = row(audit(change(clean, audio="")), "test-size")["detail"]
+    assert "of 14 dialogues" in detail
+    assert detail.endswith(
+        "Speakers in test: 7, fewer than dialogues, so that an interval over speakers is wider."
+    )
+    many = change(clean, audio="", speaker=[f"s{i}" for i in range(300)])
+    assert row(audit(many), "test-size")["detail"].endswith("Speakers in test: 70.")
+    assert "Speakers" not in row(audit(change(clean, audio="", speaker="")), "test-size")["detail"]
 
 
 def test_meld(shared_data, tmp_path):

@@ -2,6 +2,7 @@
 
 import errno
 import filecmp
+import os
 from itertools import accumulate
 
 import numpy as np
@@ -311,6 +312,28 @@ def test_one_sentence(release, tmp_path, content, told):
     message = str(caught.value)
     assert "Ses01F_impro09.txt" in message and all(t in message for t in told) and "\n" not in message
     assert not (tmp_path / "out").exists() and not list(tmp_path.glob(".out*"))
+
+
+def test_a_strange_mean_is_left_empty(release, tmp_path):
+    folder = release / "Session1" / "dialog" / "EmoEvaluation"
+    odd = block("Ses01F_impro09_F000", 1, 2, "neu", means="[-1.0000, nan , 2.5000]")
+    write(folder / "Ses01F_impro09.txt", FIRST_LINE + odd)
+    corpus, report = prepare_iemocap(release, tmp_path / "out", audio=False)
+    row = corpus.table.loc["Ses01F_impro09_F000"]
+    assert row[["valence", "activation", "dominance", "label"]].tolist() == ["", "", "2.5000", "neutral"]
+    assert report.counts["odd_means"] == 2 and "2 means of valence" in str(report)  # an empty one is not odd
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs symbolic links")
+def test_linked_folders(release, tmp_path):
+    expected, _ = prepare_iemocap(release, tmp_path / "plain")
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "IEMOCAP").symlink_to(release, target_is_directory=True)
+    (data / "Session1").symlink_to(release / "Session1", target_is_directory=True)  # the same, once more
+    (release / "round").symlink_to(data, target_is_directory=True)
+    corpus, report = prepare_iemocap(data, tmp_path / "out")
+    assert corpus.table.equals(expected.table) and report.counts["quarantined"] == 0
 
 
 def test_wrong_folders(release, tmp_path):

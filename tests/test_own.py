@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_audio import tone, write_mp4
 
-from mer_lab.audio import read_audio
+from mer_lab.audio import duration, read_audio, resample
 from mer_lab.cli import main
 from mer_lab.corpora import load_corpus
 from mer_lab.corpora import recordings as taking
@@ -169,7 +169,8 @@ def test_metadata_may_have_any_name(tmp_path, clips):
     "cell",
     ["=CMD(1)", '=HYPERLINK("http://x","y")', "@SUM(1+1)*cmd|' /C calc'!A0", "+cmd|' /C calc'!A0",
      "-2+3+cmd|'x'!A0", " =1+HYPERLINK(A1)", "＝cmd|'x'!A0", "='cmd'|'/C calc'!A0", "\t=DDE(1)",
-     "=A1+HYPERLINK(B1)"],
+     "=A1+HYPERLINK(B1)", "=sum(1)", "+hyperlink(A1)", "-1*WEBSERVICE(A1)", '="a"&HYPERLINK(A1)',
+     "@sum(A1)"],
 )  # fmt: skip
 @pytest.mark.parametrize("column", [1, 2, 3])
 def test_formulas_are_refused(tmp_path, cell, column):
@@ -192,6 +193,10 @@ def test_formulas_are_refused(tmp_path, cell, column):
         "= D",
         "- yes | no!",
         "-",
+        "-yeah(laughs) ok",
+        "- um(cough) no",
+        "= I said (well) a(b",
+        "+ maybe (sighs)",
     ],
 )
 def test_speech_is_no_formula(tmp_path, text):
@@ -217,6 +222,25 @@ def test_a_column_that_is_hardly_labels(tmp_path, rows, distinct):
     path = table(tmp_path, "text,category", *(f"t,x{k % distinct}" for k in range(rows)))
     (found,) = problems(path, tmp_path / "out")
     assert f"{distinct} different labels in {rows} rows" in found and "--column label=" in found
+
+
+def test_many_labels_in_a_column_that_was_chosen(tmp_path):
+    path = table(tmp_path, "text,emotion", *(f"t,x{k % 28}" for k in range(140)))
+    assert "28 different labels" in problems(path, tmp_path / "out")[0]
+    corpus, _ = prepare_own(path, tmp_path / "out", columns={"label": "emotion"})
+    assert len(corpus.labels) == 28
+    path = table(tmp_path, "text,note", *(f"t,x{k % 50}" for k in range(60)))
+    assert "50 different labels in 60" in problems(path, tmp_path / "no", columns={"label": "note"})[0]
+
+
+def test_turns_of_pandas_and_the_first_line_of_excel(tmp_path):
+    path = table(tmp_path, "text,dialogue,turn", "a,d,1.0", "b,d,2.00", "c,e,0")
+    assert prepare_own(path, tmp_path / "a")[0].table["turn"].tolist() == [1, 2, 0]
+    path = table(tmp_path, "SEP=;", "id;text", "u;one, two, three", "v;=A()")
+    assert problems(path, tmp_path / "no")[0].startswith("line 4: ")
+    path = table(tmp_path, "sep=;", "id;text", "u;one, two, three")
+    corpus, report = prepare_own(path, tmp_path / "b")
+    assert corpus.table["text"].to_dict() == {"u": "one, two, three"} and "separated by ';'" in str(report)
 
 
 def test_scores(tmp_path):
@@ -361,10 +385,10 @@ def test_ambiguous_and_missing(tmp_path, clips):
     assert len(found) == 4
 
 
-def ten_hours(path: Path) -> Path:
-    """A wav file of ten hours that takes no space: a header and a hole."""
-    size = 10 * 3600 * 32000
-    fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 16000, 32000, 2, 16)
+def hours(path: Path, number: float, rate=16000) -> Path:
+    """A wav file of hours of silence that takes no space: a header and a hole."""
+    size = round(number * 3600) * 2 * rate
+    fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16)
     path.write_bytes(
         b"RIFF" + struct.pack("<I", 36 + size) + b"WAVE" + fmt + b"data" + struct.pack("<I", size)
     )
@@ -387,7 +411,7 @@ def test_broken_recordings(tmp_path, monkeypatch):
     (folder / "list.m4a").write_text(
         "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.wav\n#EXT-X-ENDLIST\n"
     )
-    ten_hours(folder / "long.wav")
+    hours(folder / "long.wav", 10)
     said = {
         "cut": "truncated", "empty": "0 bytes", "nothing": "0 samples", "nan": "NaN", "long": "36000 s long",
         "rate.flac": "655350 Hz", "zip": "cannot be decoded", "list.wav": "cannot be decoded",
@@ -428,6 +452,66 @@ def test_long_recordings_are_cut_by_their_times(tmp_path, monkeypatch):
     assert (
         corpus.table.at["talk0_3", "recording"] == "talk0.wav" and corpus.table.at["talk0", "start"] == 0.25
     )
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+@pytest.mark.parametrize("others", [[], ["talk,0.5,0.75,b"]])
+def test_an_hour_and_more_is_read_in_parts(tmp_path, monkeypatch, rate, others):
+    folder = tmp_path / "talks"
+    folder.mkdir()
+    talk = hours(folder / "talk.wav", 1.25, rate)
+    wave = np.random.default_rng(0).integers(-9999, 9999, 6 * rate).astype("<i2")  # from 3995 to 4001 s
+    with talk.open("r+b") as f:
+        f.seek(44 + 2 * 3995 * rate)
+        f.write(wave.tobytes())
+    monkeypatch.setattr(soundfile.SoundFile, "blocks", lambda *_, **__: pytest.fail("decoded whole"))
+    path = table(tmp_path, "file,start,end,id", "talk,3997.3,3998.9,a", *others)
+    corpus, report = prepare_own(path, tmp_path / "out", folder, columns={"audio": "file"})
+    monkeypatch.undo()
+    whole = resample(wave / np.float32(32768), rate, 16000)[round(2.3 * 16000) : round(3.9 * 16000)]
+    assert np.abs(read_audio(corpus.audio_path("a")) - whole).max() <= (0 if rate == 16000 else 1e-4)
+    assert report.counts["cut"] == 1 + len(others)
+    rows = [
+        "talk,4499,4502,a",
+        "talk,0,3700,b",
+        "uncut,,,c",
+        "ages,0,1,d",
+        "ages,1,2,e",
+        "cut,0,1,f",
+        "cut,1,2,g",
+    ]
+    hours(folder / "uncut.wav", 10)
+    hours(folder / "ages.wav", 11)
+    os.truncate(hours(folder / "cut.wav", 2), 10**6)
+    write_mp4(tmp_path / "film.mp4", tone(16000, 0.5), 16000)
+    (tmp_path / "film.mp4").rename(folder / "film.wav")
+    rows += ["film,0,0.2,h", "film,0.2,0.4,i"]
+    path = table(tmp_path, "file,start,end,id", *rows)
+    monkeypatch.setattr(taking, "duration", lambda p: 9999 if p.stem == "film" else duration(p))
+    found = problems(path, tmp_path / "no", folder, columns={"audio": "file"})
+    said = [
+        "lasts 4500.00 s",
+        "3700 s long",
+        "36000 s long",
+        "39600 s long",
+        "truncated",
+        "in spite of its name",
+    ]
+    assert len(found) == len(said) and all(w in x for w, x in zip(said, found, strict=True)), found
+
+
+def test_one_row_a_recording_is_cut_where_its_times_are_places_in_it(tmp_path, clips):
+    sound(clips / "long.wav", 2.0)
+    path = table(tmp_path, "file,start,end", "long,0.5,1.0", "c0,0,0.1")
+    corpus, report = prepare_own(path, tmp_path / "a", clips)
+    assert len(read_audio(corpus.audio_path("long"))) == 8000 and report.counts["cut"] == 2
+    path = table(tmp_path, "file,start,end", "long,0.5,1.0", "c0,7,7.1")  # places in a conversation
+    corpus, report = prepare_own(path, tmp_path / "b", clips)
+    assert os.path.samefile(corpus.audio_path("long"), clips / "long.wav")
+    assert any("1 of 2 recordings are longer or shorter than their times" in w for w in report.warnings)
+    path = table(tmp_path, "file,start,end", "long,0,1.9", "c0,0,0.1")
+    corpus, report = prepare_own(path, tmp_path / "c", clips)
+    assert report.counts["linked"] == 2 and "longer" not in str(report)
 
 
 def test_split_by_recording(tmp_path, clips):
@@ -509,6 +593,26 @@ def test_a_killed_run_does_not_leak_into_the_next(tmp_path, clips):
     assert [p.name for p in (tmp_path / "out" / "audio").iterdir()] == ["c0.wav"] and not partial.exists()
     with pytest.raises(MerLabError, match="exists already"):
         prepare_own(path, tmp_path / "out", clips)
+
+
+def test_the_folder_to_write(tmp_path, monkeypatch):
+    path = table(tmp_path, "id,text", "a,x")
+    (tmp_path / "empty").mkdir()
+    real = os.replace
+
+    def windows(source, target):
+        if Path(target).is_dir():
+            raise PermissionError(13, "Access is denied")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", windows)
+    assert prepare_own(path, tmp_path / "empty")[0].ids == ["a"]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for out in (".", "", tmp_path / "here"):
+        with pytest.raises(MerLabError, match="is the folder you are in; choose a new folder in it"):
+            prepare_own(path, out)
+    assert prepare_own(path, "new")[0].ids == ["a"] and os.listdir() == ["new"]
 
 
 WORDS = [

@@ -68,10 +68,8 @@ SCHEMES = {
 MAX_OVERHANG = 0.5  # seconds that an alignment may run past its utterance
 _ANSWERS = {label: label for label in LABELS} | {"excited": "excitement"}
 _UTTERANCE = r"(Ses0([1-5])[FM]_(impro|script)\w*)_([FM])\d{3,}"  # groups: dialogue, session, part, speaker
-_TIME, _MEAN = r"(-?\d+(?:\.\d+)?)", r"(\d+(?:\.\d+)?|)"
-_HEADER = re.compile(
-    rf"\[{_TIME}\s*-\s*{_TIME}\]\s+({_UTTERANCE})\s+(\w+)\s+\[{_MEAN}\s*,\s*{_MEAN}\s*,\s*{_MEAN}\s*\]"
-)
+_TIME, _MEAN = r"(-?\d+(?:\.\d+)?)", r"([^,\]]*)"
+_HEADER = re.compile(rf"\[{_TIME}\s*-\s*{_TIME}\]\s+({_UTTERANCE})\s+(\w+)\s+\[{_MEAN},{_MEAN},{_MEAN}\]")
 _CATEGORIES = re.compile(r"C-([EFM])\d*:\s*([^(]*)")
 _RATINGS = re.compile(r"A-[EFM]\d*:\s*val\s*([\d.]*)\s*;\s*act\s*([\d.]*)\s*;\s*dom\s*([\d.]*)\s*;")
 _TRANSCRIPT = re.compile(rf"({_UTTERANCE})\s*\[[\d.]+\s*-\s*[\d.]+\]\s*:\s*(.*)")
@@ -80,14 +78,12 @@ _NO_WORD = re.compile(r"</?s>|<sil>|\+\+.*\+\+")
 
 _TOLD = {  # what is met on the way: where it is told, and how
     "without_majority": ("notes", "utterances have no majority and no label, kept for context"),
-    "other_transcript_lines": (
-        "notes",
-        "transcript lines skipped: other voices, ids with XX, ids told before",
-    ),
+    "other_transcript_lines": ("notes", "transcript lines skipped: other voices, ids with XX or told before"),
     "several_answers": ("notes", "times an evaluator gave several answers"),
     "empty_ratings": ("notes", "ratings of valence, activation or dominance are empty"),
     "missing_alignments": ("notes", "utterances have no file of word timings"),
     "missing_transcripts": ("warnings", "utterances have no transcript"),
+    "odd_means": ("warnings", "means of valence, activation or dominance are no numbers and left empty"),
     "odd_evaluation_lines": ("warnings", "lines of the evaluations are not understood and do not count"),
     "quarantined": ("warnings", "sound files or word timings are not usable, see quarantine.csv"),
 }
@@ -162,14 +158,18 @@ def prepare_iemocap(root: str | Path, out: str | Path, audio: bool = True) -> tu
 def _find(root: Path) -> dict[str, Path]:
     """Session number → its folder, at any depth under root."""
     found: dict[str, Path] = {}
-    for folder, subfolders, _ in os.walk(root):
-        for name in sorted(subfolders):
+    visited: set[str] = set()
+    for folder, subfolders, _ in os.walk(root, followlinks=True):  # clusters link to their data
+        if (real := os.path.realpath(folder)) in visited:
+            subfolders.clear()
+        visited.add(real)
+        subfolders.sort()
+        for name in tuple(subfolders):
             place, session = Path(folder) / name, name[-1]
             if not re.fullmatch("Session[1-5]", name) or not (place / "dialog" / "EmoEvaluation").is_dir():
                 continue
-            if session in found:
+            if not place.samefile(found.setdefault(session, place)):
                 raise MerLabError(f"{found[session]} and {place} are one session; give the folder you mean.")
-            found[session] = place
             subfolders.remove(name)
     if not found:
         wanted = "Session1 to Session5 with dialog/EmoEvaluation"
@@ -217,7 +217,7 @@ def _read_evaluation(path: Path, session: str, rows: dict[str, dict], seen: Seen
         if not line:
             uid = ""
         elif line.startswith("[") or re.match(r"[^%AC].*Ses0\d[FM]_", line):
-            uid, row = _read_header(line, f"{path}, line {number}", session)
+            uid, row = _read_header(line, f"{path}, line {number}", session, seen)
             if uid in rows:
                 raise MerLabError(
                     f"{path}, line {number}: {uid} is evaluated a second time; keep one of them."
@@ -245,7 +245,7 @@ def _read_evaluation(path: Path, session: str, rows: dict[str, dict], seen: Seen
             row["agreement"] = f"{sum(row['label'] in vote for vote in votes) / len(votes):.4f}"
 
 
-def _read_header(line: str, where: str, session: str) -> tuple[str, dict]:
+def _read_header(line: str, where: str, session: str, seen: Seen) -> tuple[str, dict]:
     """Id and row of an utterance."""
     match = _HEADER.fullmatch(line)
     if not match or match[5] != session:
@@ -258,6 +258,10 @@ def _read_header(line: str, where: str, session: str) -> tuple[str, dict]:
         raise MerLabError(f"{where}: the label {code!r} is unknown; expected one of {', '.join(CODES)}.")
     if float(end) < float(start):
         raise MerLabError(f"{where}: the end {end} lies before the start {start} (seconds).")
+    means = [mean.strip() for mean in means]
+    odd = [mean for mean in means if not re.fullmatch(r"(\d+(\.\d+)?)?", mean)]
+    seen["odd_means"] += [uid] * len(odd)
+    means = ["" if mean in odd else mean for mean in means]
     return uid, {
         "dialogue_id": dialogue, "turn": 0, "speaker": f"Ses0{session}_{sex}", "split": SPLIT[session],
         "label": CODES[code], "text": "", "audio": f"audio/{uid}.wav", "start": float(start),

@@ -58,13 +58,16 @@ def importing(root: Path, out: Path, wanted: str, settings: str = "") -> Iterato
         settings: whatever else decides what is written.
 
     Raises:
-        MerLabError: there is no root, out holds something, the disk is full.
+        MerLabError: there is no root, out holds something or is the folder one is in, the disk is full.
     """
     if not root.exists():
         raise MerLabError(f"{root}: there is no such folder or file; give the place of {wanted}.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise MerLabError(f"{out} exists already; delete it first or choose another folder.")
-    partial = out.with_name(f".{out.name}.partial")
+    if out.exists() and out.samefile(os.curdir):  # it is replaced, and what is relative to it would be lost
+        raise MerLabError(f"{out} is the folder you are in; choose a new folder in it.")
+    partial = Path(os.path.abspath(out))  # as "a/.." has no name
+    partial = partial.with_name(f".{partial.name}.partial")
     stamp, origin = partial / ".origin", f"{root.resolve()}\n{settings}"
     with explain_os_errors(partial):
         if partial.exists() and not (stamp.is_file() and stamp.read_text(encoding="utf-8") == origin):
@@ -78,6 +81,8 @@ def importing(root: Path, out: Path, wanted: str, settings: str = "") -> Iterato
             shutil.rmtree(partial, ignore_errors=True)
         raise
     with explain_os_errors(out):
+        if out.exists():
+            out.rmdir()  # Windows replaces no folder, not even an empty one
         stamp.unlink()
         os.replace(partial, out)
 

@@ -48,8 +48,10 @@ NAMES = {
 
 _SPLITS = {**{s: s for s in SPLITS}, "training": "train", "testing": "test", "": ""}
 _SPLITS |= dict.fromkeys(("dev", "val", "valid", "eval", "development"), "validation")
-_FORMULA = re.compile(  # in time linear in the cell: it may hold megabytes
-    r"[=+\-@＝＋－＠][^A-Za-z]*[A-Za-z][\w.]*(\(|'?\|)|[=＝].*[A-Za-z][0-9]{0,3}\(", re.DOTALL
+_FORMULA = re.compile(  # in time linear in the cell, which may hold megabytes, and no memory
+    r"[=@＝＠][A-Za-z][\w.]{0,30}\("  # a function; behind operands, or + and -, in capitals or risky
+    r"|[=+\-@＝＋－＠](?:[\s\d.,:$%&*/^+\-(]|\"[^\"]*\"|[A-Z]{1,3}\$?\d)*+"
+    r"(([A-Z][A-Z0-9.]{1,30}|(?i:hyperlink|webservice|dde|image|import[a-z]{2,9}))\(|'?[A-Za-z]\w{0,30}'?\|)"
 )
 _MOST_LABELS, _SHOWN = 20, 20
 _RECIPE = (
@@ -149,7 +151,7 @@ def _import(
     if audio is not None:
         find_recordings(audio, records, bool(roles["audio"]), report, tell)
     _name(records, bool(roles["utterance_id"]), tell)
-    labels = _labels(records, roles, report, tell)
+    labels = _labels(records, roles, "label" in columns, report, tell)
     if audio is not None:
         take_recordings(audio, folder, records, bool(roles["start"] and roles["end"]), report, tell)
     by = next((role for role, h in roles.items() if h and h == split_by), metadata.get(split_by, split_by))
@@ -195,6 +197,8 @@ def _read(table: Path, report: Report, tell: Tell) -> tuple[list[str], list[tupl
     try:
         first = text.lstrip("\r\n").splitlines()[0] if text.strip() else ""
         delimiter = max(",;\t", key=lambda d: len(next(csv.reader([first], delimiter=d), [])))
+        if told := re.fullmatch(r"sep=([,;\t|])\s*", first, re.IGNORECASE):  # Excel's, not a header
+            delimiter, text = told[1], text.replace(first, "", 1)
     except csv.Error as error:
         raise MerLabError(f"{table}, line 1: not valid CSV ({error}).") from None
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -259,8 +263,8 @@ def _record(table: Path, line: int, row: dict, roles: dict[str, str], tell: Tell
     r: dict = {role: row[h] if h else "" for role, h in roles.items()} | {"line": line, "path": None}
     for role in ("turn", "start", "end", "score"):
         try:
-            h = roles[role]
-            r[role] = read_number(table, line, h, row[h], role == "turn") if h else math.nan
+            cell = re.sub(r"^(\d+)\.0+$", r"\1", r[role])  # as pandas writes 1 where another is missing
+            r[role] = read_number(table, line, h, cell, role == "turn") if (h := roles[role]) else math.nan
         except MerLabError as error:
             tell(line, str(error).removeprefix(f"{table}, line {line}: ").rstrip("."))
             r[role] = math.nan
@@ -298,14 +302,14 @@ def _name(records: list[dict], given: bool, tell: Tell) -> None:
             tell(line, f"turn {r['turn']} of dialogue {dialogue!r} stands already on line {first}")
 
 
-def _labels(records: list[dict], roles: dict[str, str], report: Report, tell: Tell) -> tuple[str, ...]:
+def _labels(records: list[dict], roles: dict, chosen: bool, report: Report, tell: Tell) -> tuple[str, ...]:
     spellings: dict[str, set[str]] = {}
     for r in (r for r in records if r["label"]):
         spellings.setdefault(r["label"], set()).add(r["spelling"])
     counts = dict(sorted(Counter(r["label"] for r in records if r["label"]).items()))
     labelled = sum(counts.values())
-    if len(counts) > _MOST_LABELS or 8 < len(counts) == labelled:
-        mend = "choose another with --column label=COLUMN, or none with --column label="
+    if len(counts) > max(8, 0.8 * labelled) or not chosen and len(counts) > _MOST_LABELS:
+        mend = "choose one, this or another, with --column label=COLUMN, or none with --column label="
         found = f"{len(counts)} different labels in {labelled} rows"
         tell(1, f"{roles['label']!r} has {found}, so it is hardly a column of labels; {mend}")
     report.counts["labels"] = counts

@@ -9,9 +9,11 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+import numpy as np
+import soundfile
 from tqdm.auto import tqdm
 
-from mer_lab.audio import read_audio, write_audio
+from mer_lab.audio import MAX_SECONDS, _check_riff, _refuse_large, duration, read_audio, resample, write_audio
 from mer_lab.corpora.importing import Report, link, some
 from mer_lab.corpora.native import safe_relative
 from mer_lab.errors import MerLabError
@@ -23,6 +25,7 @@ Tell = Callable[[int, str], None]
 _LINKED = {".wav", ".flac", ".ogg", ".mp3"}
 _MEDIA = {*_LINKED, *".mp4 .m4a .webm .mkv .mov .avi .aac .opus .wma .aif .aiff .amr .3gp .mpg".split()}
 _SLACK = 800  # samples at 16 kHz by which a rounded time may pass a recording's end
+_LONGEST = 36000.0  # s of a recording of which only utterances are read
 
 
 def find_recordings(audio: Path, records: list[dict], by_column: bool, report: Report, tell: Tell) -> None:
@@ -79,33 +82,44 @@ def take_recordings(
 ) -> None:
     """Check every recording, decoded once, and link, convert or cut it into ``folder/audio``.
 
-    Sets ``audio`` of each record with a ``path``. Where any recording has several rows and the table has
-    times (``timed``), rows are cut from ``start`` to ``end`` (s); their ``recording`` is the file's name.
+    Sets ``audio`` of each record with a ``path``. Where the table has times (``timed``) and any recording has
+    several rows, or all times lie within their recordings and not all are its length, rows are cut from
+    ``start`` to ``end`` (s); their ``recording`` is the file's name. Of wav and flac files beyond an hour
+    only the rows' parts are decoded.
     """
     users: dict[Path, list[dict]] = {}
     for r in (r for r in records if r["path"]):
         users.setdefault(r["path"], []).append(r)
-    cutting = timed and any(len(rows) > 1 for rows in users.values())
+    cutting = timed and (any(len(rows) > 1 for rows in users.values()) or _parts(users, report))
     done = dict.fromkeys(("linked", "converted", "cut"), 0)
     taken: set[str] = set()
     for path, rows in tqdm(users.items(), desc="recordings", unit="file"):
         where = path.relative_to(audio).as_posix()
+        known = any(r[t] == r[t] for r in rows for t in ("start", "end"))
+        cut = cutting and (len(rows) > 1 or known)
+        seekable = path.suffix.lower() in (".wav", ".flac")
         try:
-            wave = read_audio(path)
+            wave = _Long(path) if cut and seekable and duration(path) > MAX_SECONDS else read_audio(path)
         except MerLabError as error:
-            tell(rows[0]["line"], str(error).replace(str(path), where).rstrip("."))
+            more = "; a wav or flac file to be cut may last 10 hours"
+            more *= cut and not seekable and "max_seconds" in str(error)
+            tell(rows[0]["line"], str(error).replace(str(path), where).rstrip(".") + more)
             continue
         for r in rows:
             stem = f"audio/{_file_name(r['utterance_id'], taken)}"
             if cutting:
                 r["recording"] = where
-            if cutting and (len(rows) > 1 or r["start"] == r["start"] or r["end"] == r["end"]):
+            if cut:
                 first, last = (-1 if math.isnan(t) else round(t * 16000) for t in (r["start"], r["end"]))
                 if not 0 <= first < min(last, len(wave)) or last > len(wave) + _SLACK:
                     lasts = f"{where!r}, which lasts {len(wave) / 16000:.2f} s"
                     tell(r["line"], f"cannot cut {r['start']:g} to {r['end']:g} s from {lasts}")
                     continue
-                kind, sound = "cut", wave[first:last]
+                try:
+                    kind, sound = "cut", wave[first:last]
+                except MerLabError as error:
+                    tell(r["line"], str(error).replace(str(path), where).rstrip("."))
+                    continue
             elif r is not rows[0]:
                 mend = "give start and end of each, or one row a recording"
                 tell(r["line"], f"{where!r} is the recording of line {rows[0]['line']} already; {mend}")
@@ -120,6 +134,57 @@ def take_recordings(
                 write_audio(folder / r["audio"], sound, 16000)
     report.counts |= done
     report.notes.append(f"Recordings: {', '.join(f'{n} {kind}' for kind, n in done.items())}.")
+
+
+def _parts(users: dict[Path, list[dict]], report: Report) -> bool:
+    """True where times of recordings with one row each are places in them, not in the conversation."""
+    differ, within = 0, True
+    for path, (r, *_) in users.items():
+        if math.isnan(r["end"] - r["start"]):
+            continue
+        try:
+            length = duration(path)
+        except MerLabError:  # told when it is read
+            continue
+        within &= 0 <= r["start"] < r["end"] <= length + _SLACK / 16000
+        differ += abs(r["end"] - r["start"] - length) > 0.25
+    if differ and not within:
+        report.warnings.append(
+            f"{differ} of {len(users)} recordings are longer or shorter than their times by over 0.25 s; "
+            "some times lie outside, so they were not taken for places in the recordings and nothing was cut."
+        )
+    return within and differ > 0
+
+
+class _Long:
+    """A long wav or flac file as if it were a wave ``(N,)`` at 16 kHz: only the slices taken are decoded."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            info = soundfile.info(str(path))
+        except soundfile.LibsndfileError:  # such as an mp4 that was called wav
+            raise MerLabError(f"{path}: is no wav or flac file in spite of its name; convert it.") from None
+        self.path, self.rate, self.frames = path, info.samplerate, info.frames
+        _refuse_large(path, self.rate, self.frames / self.rate, _LONGEST)
+        _check_riff(path)
+
+    def __len__(self) -> int:
+        return self.frames * 16000 // self.rate
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        # Whole seconds, one more on each side, so that resampling meets the same samples as in the whole.
+        _refuse_large(self.path, 16000, (part.stop - part.start) / 16000, MAX_SECONDS)
+        first, last = max(part.start // 16000 - 1, 0), part.stop // 16000 + 2
+        try:
+            with soundfile.SoundFile(str(self.path)) as f:
+                f.seek(first * self.rate)
+                wave = f.read((last - first) * self.rate, dtype="float32", always_2d=True).mean(1)
+        except soundfile.LibsndfileError as error:
+            raise MerLabError(f"{self.path}: cannot be decoded ({error.error_string.rstrip('.')}).") from None
+        wave = resample(wave, self.rate, 16000)[part.start - 16000 * first : part.stop - 16000 * first]
+        if not len(wave) or not np.isfinite(wave).all():
+            raise MerLabError(f"{self.path}: holds no sound, or NaN or infinite samples, at its times.")
+        return wave
 
 
 def _file_name(uid: str, taken: set[str]) -> str:

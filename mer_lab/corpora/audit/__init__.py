@@ -107,9 +107,12 @@ def _votes(table: pd.DataFrame, found: Findings) -> None:
     detail = f"{'Fleiss kappa' if alike else 'Krippendorff alpha'} of {len(votes)} utterances with {m.min()}"
     detail += f"{'' if alike else f' to {m.max()}'} votes for {k} labels; 0 is chance, 1 is perfect."
     todo = "Score utterances of full agreement apart, or train on the shares of the votes."
-    found.add("agreement", value, "of 1", detail, todo, 1 - value)
+    if np.isnan(value):
+        found.skip("agreement", "All votes are for one label: chance alone agrees as well.")
+    else:
+        found.add("agreement", value, "of 1", detail, todo, 1 - value)
     top = counts.max(1)
-    bare = (top < m) & (2 * top > m) & (2 * (top - 1) <= m)
+    bare = (top < m) & (2 * top > m) & (2 * (top - 1) <= m - 1)
     for check, mask, what in (
         ("split-votes", top < m, "utterances have no full agreement"),
         ("bare-majority", bare, "utterances would have no majority with one vote less"),
@@ -248,5 +251,10 @@ def _size(table: pd.DataFrame, found: Findings) -> None:
     detail = f"{len(test)} test utterances of {len(sizes)} {one}s: a 95 % interval of an accuracy near 50 % "
     detail += f"reaches {half:.1f} points to each side (design effect {design:.2f} = 1 + {RHO:g} (m - 1), "
     detail += f"m = the mean size of the {one} that an utterance comes from)."
+    voices = speakers[speakers != ""].nunique()
+    if voices and groups is not speakers:
+        detail += f" Speakers in test: {voices}"
+        fewer = f", fewer than {one}s, so that an interval over speakers is wider"
+        detail += f"{fewer if voices < len(sizes) else ''}."
     todo = "Report intervals, several seeds and paired tests, or test on every group in turn."
     found.add("test-size", half, "points", detail, todo)
