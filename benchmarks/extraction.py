@@ -71,8 +71,9 @@ def main() -> None:
     if probed:
         print("probe, UAR: " + ", ".join(f"{k} {v:.3f}" for k, v in probed.items()))
     if chosen.record:
-        result = {"seconds": round(seconds), "utterances": chosen.utterances, "budget": chosen.budget}
-        result |= {"ways": rows, "gain": gain, "errors": errors, "probes": probed, **provenance(0.0)}
+        result = {"utterances": chosen.utterances, "audio_seconds": round(seconds), "budget": chosen.budget}
+        took = sum(row["took"] for row in rows.values())
+        result |= {"ways": rows, "gain": gain, "errors": errors, "probes": probed, **provenance(took)}
         write_text(chosen.record, json.dumps(result, indent=1) + "\n")
 
 
