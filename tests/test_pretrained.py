@@ -237,6 +237,25 @@ def test_a_copied_hub_cache_and_a_data_folder_are_found(encoder, no_hub, tmp_pat
     assert PretrainedText("mine").settings == named.settings
 
 
+def test_a_cache_without_tokeniser_is_completed_from_the_hub(encoder, no_hub, tmp_path, monkeypatch):
+    """Another program may have cached the weights alone; offline, they are all there is."""
+    snapshot = no_hub / "models--nobody--tiny-bert" / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    snapshot.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(encoder / name, snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(snapshot.name)
+    assert find_encoder("nobody/tiny-bert") == snapshot
+    asked = []
+
+    def hub(name, allow_patterns, ignore_patterns, local_files_only):
+        asked.append(local_files_only)
+        return str(snapshot if local_files_only else encoder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", hub)
+    assert find_encoder("nobody/tiny-bert") == encoder and asked == [True, False]
+
+
 def test_half_a_download_is_not_an_encoder(encoder, no_hub):
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = no_hub / "models--nobody--tiny-bert" / "snapshots" / commit
