@@ -18,6 +18,9 @@ from mer_lab.files import atomic_path
 MAX_SECONDS = 3600.0
 """Longer files are refused before they are decoded: they are recordings of whole events, not utterances."""
 
+LONGEST = 36000.0
+"""Seconds of a recording of which only parts are read."""
+
 _CONTAINERS = (  # FFmpeg's names; a playlist, which reads other files or the network, must not pass for sound
     "wav,w64,aiff,au,caf,flac,ogg,mp3,aac,ac3,amr,wv,ape,mov,mp4,m4a,matroska,webm,avi,mpeg,mpegts,asf,flv"
 )
@@ -74,6 +77,41 @@ def duration(path: str | Path) -> float:
         return known
     wave, rate = _read_av(path, float("inf"))
     return len(wave) / rate
+
+
+class LongAudio:
+    """A long wav or flac file as if it were a wave ``(N,)`` at 16 kHz: only the slices taken are decoded.
+
+    Raises:
+        MerLabError: not such a file, cut off, longer than :data:`LONGEST`, or a slice longer than an hour.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            info = soundfile.info(str(path))
+        except soundfile.LibsndfileError:  # such as an mp4 that was called wav
+            raise MerLabError(f"{path}: is no wav or flac file in spite of its name; convert it.") from None
+        self.path, self.rate, self.frames = path, info.samplerate, info.frames
+        _refuse_large(path, self.rate, self.frames / self.rate, LONGEST)
+        _check_riff(path)
+
+    def __len__(self) -> int:
+        return self.frames * 16000 // self.rate
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        # Whole seconds, one more on each side, so that resampling meets the same samples as in the whole.
+        _refuse_large(self.path, 16000, (part.stop - part.start) / 16000, MAX_SECONDS)
+        first, last = max(part.start // 16000 - 1, 0), part.stop // 16000 + 2
+        try:
+            with soundfile.SoundFile(str(self.path)) as f:
+                f.seek(first * self.rate)
+                wave = f.read((last - first) * self.rate, dtype="float32", always_2d=True).mean(1)
+        except soundfile.LibsndfileError as error:
+            raise MerLabError(f"{self.path}: cannot be decoded ({error.error_string.rstrip('.')}).") from None
+        wave = resample(wave, self.rate, 16000)[part.start - 16000 * first : part.stop - 16000 * first]
+        if not len(wave) or not np.isfinite(wave).all():
+            raise MerLabError(f"{self.path}: holds no sound, or NaN or infinite samples, at its times.")
+        return wave
 
 
 def write_audio(path: str | Path, wave: np.ndarray, rate: int) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mer_lab.batches import Dataset
-from mer_lab.corpora import Corpus, load_corpus
+from mer_lab.corpora import Corpus, load_corpus, save_corpus
 from mer_lab.features import write_audio
 from mer_lab.files import write_text
 from mer_lab.ragged import Ragged
@@ -49,6 +49,16 @@ def sine_corpus(tmp_path_factory) -> Corpus:
     write_text(folder / "utterances.csv", "\n".join(rows) + "\n")
     write_text(folder / "corpus.toml", 'name = "sines"\nlabels = ["high", "low"]\n')
     return load_corpus(folder)
+
+
+@pytest.fixture(scope="module")
+def sine_folder(sine_corpus, tmp_path_factory) -> Path:
+    """The sine corpus as a folder that a module's tests share, with a cache of its own and no accelerator."""
+    place = tmp_path_factory.mktemp("sines")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MER_LAB_CACHE", str(place / "cache"))
+        patch.setenv("ACCELERATE_USE_CPU", "1")
+        yield save_corpus(sine_corpus, place / "sines").root
 
 
 @pytest.fixture(scope="session")

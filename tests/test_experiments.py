@@ -42,13 +42,8 @@ SINES = {
 
 
 @pytest.fixture(scope="module")
-def folder(sine_corpus, tmp_path_factory):
-    """The sine corpus as a folder, and a cache of its own."""
-    place = tmp_path_factory.mktemp("experiments")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MER_LAB_CACHE", str(place / "cache"))
-        patch.setenv("ACCELERATE_USE_CPU", "1")
-        yield save_corpus(sine_corpus, place / "sines").root
+def folder(sine_folder):
+    return sine_folder
 
 
 @pytest.mark.parametrize("name", SINES)

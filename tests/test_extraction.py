@@ -8,9 +8,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from accelerate.state import AcceleratorState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_listening import noise, save_encoder
+from test_pretrained import Letters
 
 from mer_lab.audio import read_audio
 from mer_lab.errors import BudgetError, MerLabError
@@ -227,18 +227,6 @@ def test_batches_for_several_encoders_suit_each(group, moonshine, tmp_path, monk
 
 
 # ---------------------------------------------------------------- a corpus
-
-
-@dataclass(frozen=True)
-class Letters:
-    name: ClassVar[str] = "letters"
-    version: ClassVar[int] = 1
-    channel: ClassVar[str] = "text"
-    hop: ClassVar[None] = None
-    names: ClassVar[list[str]] = ["code"]
-
-    def __call__(self, text: str) -> np.ndarray:
-        return np.array([[ord(letter)] for letter in text], np.float32)
 
 
 def test_a_file_is_decoded_once_for_all(sine_corpus, group, moonshine, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from torch import nn
 from mer_lab import training
 from mer_lab.batches import Dataset
 from mer_lab.checkpoints import load_tensors, load_weights
-from mer_lab.corpora import Corpus, save_corpus
+from mer_lab.corpora import Corpus
 from mer_lab.errors import MerLabError
 from mer_lab.experiments import Recipe, Result, open_corpus, prepare, run
 from mer_lab.features import Waveform
@@ -341,14 +341,10 @@ def test_it_finds_the_layer_that_knows(sine_corpus):
 
 
 @pytest.fixture(scope="module")
-def corpus(sine_corpus, tmp_path_factory):
-    """The sine corpus as a folder, and a cache of its own."""
-    place = tmp_path_factory.mktemp("recipes")
+def corpus(sine_folder):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MER_LAB_CACHE", str(place / "cache"))
-        patch.setenv("ACCELERATE_USE_CPU", "1")
         patch.setattr(os, "cpu_count", lambda: 1)
-        yield str(save_corpus(sine_corpus, place / "sines").root)
+        yield str(sine_folder)
 
 
 def recipe(name: str, corpus: str, tiny, **changes) -> Recipe:

@@ -10,18 +10,26 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 import pytest
+import sentencepiece
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
+    PreTrainedTokenizerFast,
+)
 
 from mer_lab.batches import Dataset
 from mer_lab.corpora import Corpus
 from mer_lab.errors import MerLabError
 from mer_lab.features import encoders, pretrained
 from mer_lab.features.encoders import find_encoder
-from mer_lab.features.pretrained import PretrainedText
+from mer_lab.features.pretrained import PretrainedText, extractor_of
 from mer_lab.features.store import FeatureStore
 from mer_lab.models import UnimodalPooling
 from mer_lab.models.layers import FrameEncoder
@@ -256,6 +264,26 @@ def test_a_cache_without_tokeniser_is_completed_from_the_hub(encoder, no_hub, tm
     assert find_encoder("nobody/tiny-bert") == encoder and asked == [True, False]
 
 
+def test_deberta_comes_with_a_sentencepiece_model_and_nothing_else(tmp_path):
+    texts, folder = tmp_path / "texts.txt", tmp_path / "deberta"
+    texts.write_text("\n".join(["i am so happy", "you are sad", "no way", "what a day it was"] * 50))
+    config = DebertaV2Config(
+        vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=64, position_buckets=16, relative_attention=True, pos_att_type=["p2c", "c2p"],
+        type_vocab_size=0,
+    )  # fmt: skip
+    DebertaV2Model(config).save_pretrained(folder)
+    pieces = dict(pad_piece="[PAD]", bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]")
+    places = dict(pad_id=0, bos_id=1, eos_id=2, unk_id=3, vocab_size=26, minloglevel=2)
+    train = sentencepiece.SentencePieceTrainer.train
+    train(input=str(texts), model_prefix=str(folder / "spm"), **pieces, **places)
+    (folder / "tokenizer_config.json").write_text('{"do_lower_case": false, "vocab_type": "spm"}')
+    extractor = extractor_of(str(folder), max_tokens=32)
+    tokens = extractor.tokens("i am so happy")
+    assert isinstance(extractor, PretrainedText) and (tokens[0], tokens[-1]) == ("[CLS]", "[SEP]")
+    assert extractor("i am so happy").shape == (len(tokens), 32)
+
+
 def test_half_a_download_is_not_an_encoder(encoder, no_hub):
     commit = "0123456789abcdef0123456789abcdef01234567"
     snapshot = no_hub / "models--nobody--tiny-bert" / "snapshots" / commit
@@ -378,7 +406,7 @@ def test_store_goes_by_content(encoder, copy, tmp_path, monkeypatch):
     assert files() == 1
     with monkeypatch.context() as patch:  # the same weights elsewhere: nothing to do
         patch.setattr(PretrainedText, "extract_many", None)
-        patch.setattr(encoders, "_load_config", None)  # nor to import transformers for
+        patch.setattr(encoders, "_auto", None)  # nor to import transformers for
         again = texts.get(corpus_of(TEXTS), PretrainedText(str(copy)), workers=1)
     np.testing.assert_array_equal(first.frames, again.frames)
     texts.get(corpus_of([*TEXTS[:-1], "other"]), PretrainedText(str(encoder)), workers=1)

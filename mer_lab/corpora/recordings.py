@@ -9,11 +9,9 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-import numpy as np
-import soundfile
 from tqdm.auto import tqdm
 
-from mer_lab.audio import MAX_SECONDS, _check_riff, _refuse_large, duration, read_audio, resample, write_audio
+from mer_lab.audio import MAX_SECONDS, LongAudio, duration, read_audio, write_audio
 from mer_lab.corpora.importing import Report, link, some
 from mer_lab.corpora.native import safe_relative
 from mer_lab.errors import MerLabError
@@ -25,7 +23,6 @@ Tell = Callable[[int, str], None]
 _LINKED = {".wav", ".flac", ".ogg", ".mp3"}
 _MEDIA = {*_LINKED, *".mp4 .m4a .webm .mkv .mov .avi .aac .opus .wma .aif .aiff .amr .3gp .mpg".split()}
 _SLACK = 800  # samples at 16 kHz by which a rounded time may pass a recording's end
-_LONGEST = 36000.0  # s of a recording of which only utterances are read
 
 
 def find_recordings(audio: Path, records: list[dict], by_column: bool, report: Report, tell: Tell) -> None:
@@ -99,7 +96,7 @@ def take_recordings(
         cut = cutting and (len(rows) > 1 or known)
         seekable = path.suffix.lower() in (".wav", ".flac")
         try:
-            wave = _Long(path) if cut and seekable and duration(path) > MAX_SECONDS else read_audio(path)
+            wave = LongAudio(path) if cut and seekable and duration(path) > MAX_SECONDS else read_audio(path)
         except MerLabError as error:
             more = "; a wav or flac file to be cut may last 10 hours"
             more *= cut and not seekable and "max_seconds" in str(error)
@@ -154,37 +151,6 @@ def _parts(users: dict[Path, list[dict]], report: Report) -> bool:
             "some times lie outside, so they were not taken for places in the recordings and nothing was cut."
         )
     return within and differ > 0
-
-
-class _Long:
-    """A long wav or flac file as if it were a wave ``(N,)`` at 16 kHz: only the slices taken are decoded."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            info = soundfile.info(str(path))
-        except soundfile.LibsndfileError:  # such as an mp4 that was called wav
-            raise MerLabError(f"{path}: is no wav or flac file in spite of its name; convert it.") from None
-        self.path, self.rate, self.frames = path, info.samplerate, info.frames
-        _refuse_large(path, self.rate, self.frames / self.rate, _LONGEST)
-        _check_riff(path)
-
-    def __len__(self) -> int:
-        return self.frames * 16000 // self.rate
-
-    def __getitem__(self, part: slice) -> np.ndarray:
-        # Whole seconds, one more on each side, so that resampling meets the same samples as in the whole.
-        _refuse_large(self.path, 16000, (part.stop - part.start) / 16000, MAX_SECONDS)
-        first, last = max(part.start // 16000 - 1, 0), part.stop // 16000 + 2
-        try:
-            with soundfile.SoundFile(str(self.path)) as f:
-                f.seek(first * self.rate)
-                wave = f.read((last - first) * self.rate, dtype="float32", always_2d=True).mean(1)
-        except soundfile.LibsndfileError as error:
-            raise MerLabError(f"{self.path}: cannot be decoded ({error.error_string.rstrip('.')}).") from None
-        wave = resample(wave, self.rate, 16000)[part.start - 16000 * first : part.stop - 16000 * first]
-        if not len(wave) or not np.isfinite(wave).all():
-            raise MerLabError(f"{self.path}: holds no sound, or NaN or infinite samples, at its times.")
-        return wave
 
 
 def _file_name(uid: str, taken: set[str]) -> str:

@@ -126,12 +126,15 @@ def _hash(path: Path, size: int, changed: int) -> str:
         return file_digest(f, "sha256").hexdigest()
 
 
-@lru_cache(maxsize=8)
-def _load_config(folder: Path, content: str):
-    from transformers import AutoConfig
+@lru_cache(maxsize=16)
+def _auto(kind: str, folder: Path, content: str):
+    """What an Auto class of transformers makes of a folder; kept until its ``content`` changes."""
+    import transformers
 
     with explained(folder):
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return getattr(transformers, kind).from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
 
 
 def load_config(folder: Path):
@@ -140,7 +143,7 @@ def load_config(folder: Path):
     Raises:
         MerLabError: damaged, or of a kind that transformers does not know.
     """
-    return _load_config(folder, fingerprint(folder))
+    return _auto("AutoConfig", folder, fingerprint(folder))
 
 
 def weights_of(folder: Path) -> int:
@@ -178,21 +181,22 @@ def load_model(folder: Path):
     return listens.eval()
 
 
-@lru_cache(maxsize=8)
-def _load_tokenizer(folder: Path, content: str):
-    from transformers import AutoTokenizer
-
-    with explained(folder):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-
-
 def load_tokenizer(folder: Path):
     """The tokeniser of a text encoder; kept until the folder changes.
 
     Raises:
         MerLabError: there is none, or it is damaged.
     """
-    return _load_tokenizer(folder, fingerprint(folder))
+    return _auto("AutoTokenizer", folder, fingerprint(folder))
+
+
+def load_preparation(folder: Path):
+    """What prepares sound for a speech encoder: its rate, and whether waves are standardised.
+
+    Raises:
+        MerLabError: there is none, or it is damaged.
+    """
+    return _auto("AutoFeatureExtractor", folder, fingerprint(folder))
 
 
 @contextmanager

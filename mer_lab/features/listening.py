@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from mer_lab.errors import MerLabError
-from mer_lab.features.encoders import explained, layers_of, load_model
+from mer_lab.features.encoders import layers_of, load_model, load_preparation
 
 warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")  # WavLM's own business
 TOLERANCE = 1e-4
@@ -43,11 +43,8 @@ class SpeechNetwork(nn.Module):
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
-        from transformers import AutoFeatureExtractor
-
         self.net = load_model(folder)
-        with explained(folder):
-            self.prepare = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        self.prepare = load_preparation(folder)
         config = self.net.config
         config.layerdrop, config.apply_spec_augment = 0.0, False
         if (rate := getattr(self.prepare, "sampling_rate", None)) != 16000:

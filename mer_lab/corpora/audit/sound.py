@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from mer_lab.corpora.audit.findings import Findings
 from mer_lab.corpora.corpus import Corpus
 from mer_lab.corpora.importing import some
 from mer_lab.errors import MerLabError
+from mer_lab.files import digest
 from mer_lab.parallel import in_processes
 
 SILENT, LOW = -60.0, -45.0
@@ -76,7 +76,7 @@ def _measure(path: Path) -> dict[str, object]:
     row = {
         "seconds": len(wave) / rate, "rate": known, "peak": _db(peak**2), "dc": wave.mean(dtype=float),
         "rms": _db(np.mean(np.square(wave, dtype=float))), "clipped": 0.0,
-        "digest": hashlib.sha256(wave.tobytes()).hexdigest()[:16],
+        "digest": digest(wave.tobytes()),
     }  # fmt: skip
     frame = max(1, rate // 50)
     power = np.square(wave[: len(wave) // frame * frame].reshape(-1, frame)).mean(1)
@@ -136,8 +136,8 @@ def check_sound(table: pd.DataFrame, heard: pd.DataFrame, sound: bool, found: Fi
     band = ~silent & (heard["band"] < BAND)
     what = f"files have {BAND:g} dB or less above 4 kHz at a rate that allows more: a telephone band"
     found.share("telephone-band", band, unit, what, "Filter all to 4 kHz, or report the two kinds apart.")
-    digest = heard.loc[~silent, "digest"]
-    same = digest[digest.duplicated(keep=False)]
+    sounds = heard.loc[~silent, "digest"]
+    same = sounds[sounds.duplicated(keep=False)]
     across = same[table.loc[same.index, "split"].replace("", np.nan).groupby(same).transform("nunique") > 1]
     for check, ids, where, todo in (
         ("same-audio", same.index.difference(across.index, sort=False), "under another id",

@@ -59,7 +59,7 @@ class _FineTuned(nn.Module):
     """What a speech and a text encoder share when they learn: which layers do, and how fast.
 
     Args:
-        encoder: see :func:`mer_lab.features.encoders.find_encoder`.
+        net: the encoder, all of it frozen but for the layers that learn.
         train_layers: how many of the last layers learn, up to the one that is taken. What lies below them
             stays as it is, dropout included, and so does the front end (convolutions, word vectors).
         layer: the hidden state that is taken, -1 the last; or "mix", a learned weighted sum of all.
@@ -71,8 +71,8 @@ class _FineTuned(nn.Module):
     """
 
     def __init__(
-        self, net: nn.Module, train_layers: int, layer: int | str, rate: float, decay: float,
-        checkpointing: bool,
+        self, net: nn.Module, train_layers: int = 0, layer: int | str = -1, rate: float = 0.02,
+        decay: float = 0.9, checkpointing: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.net = net
@@ -122,14 +122,16 @@ class _FineTuned(nn.Module):
 
 
 class SpeechEncoder(_FineTuned):
-    """A pretrained speech encoder that learns with the system: waves ``(U, N, 1)`` in, frames out."""
+    """A pretrained speech encoder that learns with the system: waves ``(U, N, 1)`` in, frames out.
 
-    def __init__(
-        self, encoder: str, train_layers: int = 0, layer: int | str = -1, rate: float = 0.02,
-        decay: float = 0.9, checkpointing: bool = False,
-    ) -> None:  # fmt: skip
+    Args:
+        encoder: see :func:`mer_lab.features.encoders.find_encoder`.
+        settings: ``train_layers``, ``layer``, ``rate``, ``decay``, ``checkpointing``, as above.
+    """
+
+    def __init__(self, encoder: str, **settings) -> None:
         listen = SpeechNetwork(find_encoder(encoder))
-        super().__init__(listen.net, train_layers, layer, rate, decay, checkpointing)
+        super().__init__(listen.net, **settings)
         self._listen = [listen]  # its network is already ours
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,13 +140,13 @@ class SpeechEncoder(_FineTuned):
 
 
 class TextEncoder(_FineTuned):
-    """A pretrained text encoder that learns with the system: token numbers ``(U, T, 1)`` in, vectors out."""
+    """A pretrained text encoder that learns with the system: token numbers ``(U, T, 1)`` in, vectors out.
 
-    def __init__(
-        self, encoder: str, train_layers: int = 0, layer: int | str = -1, rate: float = 0.02,
-        decay: float = 0.9, checkpointing: bool = False,
-    ) -> None:  # fmt: skip
-        super().__init__(load_model(find_encoder(encoder)), train_layers, layer, rate, decay, checkpointing)
+    Arguments as of :class:`SpeechEncoder`.
+    """
+
+    def __init__(self, encoder: str, **settings) -> None:
+        super().__init__(load_model(find_encoder(encoder)), **settings)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """``(U, T, 1)`` int64 and ``(U, T)`` to ``(U, T, width)``; the mask stays as it is."""
