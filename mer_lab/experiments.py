@@ -7,7 +7,7 @@ import os
 import time
 import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import joblib
@@ -23,12 +23,21 @@ from mer_lab.corpora.staged import StagedConfig, staged
 from mer_lab.errors import MerLabError
 from mer_lab.features.encoders import this_process
 from mer_lab.files import digest, write_text
+from mer_lab.hierarchy import train_model
 from mer_lab.inputs import build_encoder, read_audio_features, read_text_features
-from mer_lab.models import UnimodalBiLSTM, UnimodalPooling, UnimodalStatistics, UnimodalTransformer
+from mer_lab.models import (
+    SYSTEMS,
+    System,
+    UnimodalBiLSTM,
+    UnimodalPooling,
+    UnimodalStatistics,
+    UnimodalTransformer,
+)
 from mer_lab.models.baselines import BASELINES
 from mer_lab.parallel import in_processes
+from mer_lab.prediction import evaluate, predict
 from mer_lab.provenance import provenance
-from mer_lab.training import TrainConfig, evaluate, fit, predict
+from mer_lab.training import TrainConfig
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "bilstm": UnimodalBiLSTM,
@@ -44,7 +53,8 @@ class Recipe:
 
     Attributes:
         name: what to call it.
-        model: ``{"name": ..., **settings}``; a key of :data:`MODELS` or of the baselines.
+        model: ``{"name": ..., **settings}``; a key of :data:`MODELS`, of the baselines, or of
+            :data:`mer_lab.models.SYSTEMS`, whose settings replace those of its preset.
         corpus: ``"staged"`` or a corpus folder; ``staged`` holds settings of the Staged corpus.
         scheme: another label scheme of the corpus.
         fold: ``"session=5"``: that session for the test, the next for validation, the rest for training.
@@ -55,7 +65,8 @@ class Recipe:
         encoder: settings of the network that reads the frames: ``{"name": "conv", ...}``, its ``augment`` a
             table of its own; ``{"name": "mix", "layers": 7}`` for several frozen layers side by side; or
             ``{"name": "pretrained", "encoder": name or path, "train_layers": 2, ...}``, which reads the
-            waveform or tokens and learns; empty for none.
+            waveform or tokens and learns; empty for none. A system reads two channels:
+            ``{"audio": {...}, "text": {...}}``.
         train: how it is trained; its ``monitor`` is also the score that a summary leads with.
     """
 
@@ -80,6 +91,8 @@ class Recipe:
             del spec["fold"]  # as before there were folds: recorded results keep their hash
         if self.train.target == "label":
             del spec["train"]["target"]
+        if not self.train.contrastive:
+            del spec["train"]["contrastive"], spec["train"]["temperature"]
         return digest(json.dumps(spec, sort_keys=True), length=10)
 
     def to_toml(self) -> str:
@@ -195,8 +208,10 @@ def prepare(
     corpus = corpus if corpus is not None else open_corpus(recipe)
     settings = dict(recipe.model)
     name = settings.pop("name", None)
-    if name not in MODELS and name not in BASELINES:
-        raise MerLabError(f"there is no model {name!r}; choose one of {', '.join([*MODELS, *BASELINES])}.")
+    if name not in (known := [*SYSTEMS, *MODELS, *BASELINES]):
+        raise MerLabError(f"there is no model {name!r}; choose one of {', '.join(known)}.")
+    if name in SYSTEMS and not (recipe.audio and recipe.text):
+        raise MerLabError(f"{name} reads two channels: give recipe {recipe.name} audio and text features.")
     train = corpus.select(split="train")
     audio = read_audio_features(recipe.audio, corpus) if recipe.audio else None
     text, words = (None, None)
@@ -208,13 +223,22 @@ def prepare(
         if recipe.train.target != "label":
             raise MerLabError(f"the baseline {name} predicts labels only; choose a network for scores.")
         return data, None
+    outputs = len(corpus.labels) if recipe.train.target == "label" else 1
+
+    def encoder(channel: str, spec: dict) -> nn.Module:
+        if channel == "text" and words is not None:
+            return words()
+        return build_encoder(spec, channel, getattr(data["train"], channel))
 
     def build() -> nn.Module:
-        channel = "audio" if audio is not None else "text"
-        frames = data["train"].audio if channel == "audio" else data["train"].text
-        encoder = words() if words is not None else build_encoder(recipe.encoder, channel, frames)
-        outputs = len(corpus.labels) if recipe.train.target == "label" else 1
-        return MODELS[name](encoder, channel, outputs, **settings)
+        if name in MODELS:
+            channel = "audio" if audio is not None else "text"
+            return MODELS[name](encoder(channel, recipe.encoder), channel, outputs, **settings)
+        system, config = SYSTEMS[name]
+        both = (encoder(channel, recipe.encoder.get(channel, {})) for channel in ("audio", "text"))
+        model = system(*both, outputs, replace(config, **settings))
+        model.about = {"recipe": recipe.to_toml(), "labels": list(corpus.labels)}
+        return model
 
     return data, _explain_settings(recipe, build)
 
@@ -237,7 +261,8 @@ def run(
     """Train every seed of a recipe, then read the test split once.
 
     Args:
-        folder: keep checkpoints there; a killed run goes on where it was.
+        folder: keep checkpoints there, and each system as :meth:`System.save_pretrained` writes it; a killed
+            run goes on where it was.
         workers: seeds trained at a time, each in a process with its share of the cores; by default as many as
             there are cores on a CPU, and one on an accelerator.
 
@@ -270,7 +295,7 @@ def run(
         predictions=predictions,
         validation=[{"seed": row["seed"], **row["log"], **row["validation"]} for row in rows],
         test=[
-            {"seed": row["seed"], **evaluate(test, np.array(p), recipe.train)}
+            {"seed": row["seed"], **evaluate(test, np.array(p), recipe.train.target)}
             for row, p in zip(rows, predictions, strict=True)
         ],
         provenance=provenance(time.perf_counter() - start),
@@ -287,17 +312,20 @@ def _run_seed(recipe: Recipe, seed: int, folder, progress: bool, threads: int | 
         p, q, log = model.predict_proba(validation), model.predict_proba(test), {}
     else:
         place = Path(folder) / f"{recipe.name}-{recipe.hash}" / f"seed-{seed}" if folder else None
-        done = fit(build, train, validation, recipe.train, seed, place, progress)
+        done = train_model(build, train, validation, recipe.train, seed, place, progress)
         log = {
             "best_epoch": done.best_epoch,
             "seconds": round(done.seconds, 2),
             "learnt": sum(p.numel() for p in done.model.parameters() if p.requires_grad),
             "history": _rounded(done.history),
         }
-        p, q = (predict(done.model, part, batch_by=recipe.train.batch_by) for part in (validation, test))
+        p, q = (predict(done.model, part) for part in (validation, test))
     p, q = (x.argmax(1) if recipe.train.target == "label" else x[:, 0] for x in (p, q))
-    chosen = evaluate(validation, p, recipe.train)
+    chosen = evaluate(validation, p, recipe.train.target)
     keep = {k: v for k, v in chosen.items() if isinstance(v, float)}
+    if build is not None and place is not None and isinstance(done.model, System):
+        done.model.about["validation"] = keep
+        done.model.save_pretrained(place / "model")
     return {"seed": seed, "validation": keep, "test": q, "log": log}
 
 

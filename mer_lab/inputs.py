@@ -78,7 +78,8 @@ def read_text_features(
     if "glove" in options:
         vectors, _ = load_glove(options["glove"], vocabulary)
         width = vectors.shape[1]
-    return index, lambda: WordEncoder(len(vocabulary), width, vectors, options.get("drop", 0.0))
+    known, drop = list(vocabulary.words), options.get("drop", 0.0)
+    return index, lambda: WordEncoder(len(vocabulary), width, vectors, drop, known)
 
 
 def build_encoder(spec: dict, channel: str, frames: Ragged) -> nn.Module:

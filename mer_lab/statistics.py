@@ -124,6 +124,44 @@ def score_interval(
     return _percentile(values, estimate, level)
 
 
+def accuracy_by(
+    groups: Iterable[object],
+    target: np.ndarray,
+    predictions: np.ndarray,
+    clusters: Iterable[object],
+    *,
+    n: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """Accuracy within each group of utterances (a cue, a speaker), its interval over clusters.
+
+    Args:
+        groups: the group of each utterance ``(U,)``.
+        target: class indices ``(U,)``; utterances with -1 are left out.
+        predictions: class indices ``(S, U)``, or ``(U,)`` for one seed; the accuracy is the seeds' mean.
+        clusters: the dialogue of each utterance ``(U,)``; the interval draws dialogues, not seeds.
+
+    Returns:
+        one row a group, in order of appearance, and one ``"all"``: ``estimate, low, high, utterances``.
+    """
+    groups, target = np.asarray(groups, object), np.asarray(target)
+    hits = (np.atleast_2d(predictions) == target).mean(0) * (target >= 0)  # (U,)
+    codes, count = _codes(clusters)
+    weights = _weights(np.random.default_rng(seed), n, count)  # (n, clusters)
+    rows = {}
+    for name in [*dict.fromkeys(groups), "all"]:
+        member = (target >= 0) & ((groups == name) | (name == "all"))
+        right = np.bincount(codes, hits * member, count)
+        total = np.bincount(codes, member, count)
+        with np.errstate(invalid="ignore"):
+            values = (weights @ right) / (weights @ total)
+        interval = _percentile(values, float(right.sum() / max(total.sum(), 1)), level)
+        rows[name] = {"estimate": interval.estimate, "low": interval.low, "high": interval.high}
+        rows[name]["utterances"] = int(total.sum())
+    return pd.DataFrame(rows).T.astype({"utterances": int})
+
+
 def paired_difference(
     metric: str,
     target: np.ndarray,

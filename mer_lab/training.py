@@ -28,9 +28,10 @@ from mer_lab.checkpoints import (
 )
 from mer_lab.errors import MerLabError
 from mer_lab.files import digest
-from mer_lab.metrics import METRICS, score_metrics, scores
-
-SCORE_METRICS = ("mae", "correlation")
+from mer_lab.losses import supervised_contrastive
+from mer_lab.metrics import METRICS
+from mer_lab.models.output import Output
+from mer_lab.prediction import SCORE_METRICS, at_once, evaluate
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class TrainConfig:
             score as target "mae" or "correlation".
         batch_by: "length", or "dialogue" for systems that use context.
         precision: "no", "bf16" or "fp16", as Accelerate names them.
+        contrastive: share of the supervised contrastive loss on the model's embedding; the rest is
+            cross-entropy. ``temperature``: its tau.
     """
 
     epochs: int = 20
@@ -64,6 +67,8 @@ class TrainConfig:
     batch_by: str = "length"
     precision: str = "no"
     target: str = "label"
+    contrastive: float = 0.0
+    temperature: float = 0.1
 
     def __post_init__(self) -> None:
         batches, precisions = ("length", "dialogue"), ("no", "bf16", "fp16")
@@ -76,10 +81,13 @@ class TrainConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise MerLabError(f"{name} is {value!r}, expected a whole number of at least 1.")
-        for name in ("lr", "weight_decay", "clip", "class_weights", "label_smoothing"):
+        shares = ("class_weights", "label_smoothing", "contrastive", "temperature")
+        for name in ("lr", "weight_decay", "clip", *shares):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 <= value < np.inf:
                 raise MerLabError(f"{name} is {value!r}, expected a number of at least 0.")
+        if self.contrastive > 1 or self.temperature == 0:
+            raise MerLabError("contrastive is a share of the loss, 0 to 1, and its temperature is above 0.")
 
 
 @dataclass
@@ -131,6 +139,8 @@ def fit(
         raise MerLabError(f"precision {config.precision!r} is not to be had: {error}") from None
     set_seed(seed)
     model = build()
+    if getattr(model, "contextual", False) and config.batch_by != "dialogue":
+        raise MerLabError(f'{type(model).__name__} uses context: set batch_by = "dialogue" in its training.')
     loss_of = _loss(train, config, accelerator.device)
     key = _key(config, seed, model, train, validation)
     optimiser = torch.optim.AdamW(_groups(model, config.lr), lr=config.lr, weight_decay=config.weight_decay)
@@ -163,27 +173,6 @@ def fit(
     return run
 
 
-def predict(
-    model: nn.Module, data: Dataset, batch_size: int | None = None, batch_by: str = "length"
-) -> np.ndarray:
-    """Probabilities ``(U, classes)`` of every utterance, in the corpus's order.
-
-    Of a model with one output, trained on a score, its values ``(U, 1)``.
-    """
-    device = next(model.parameters()).device
-    model.eval()
-    out: np.ndarray | None = None
-    with torch.inference_mode():
-        for batch in data.batches(batch_size or _at_once(model), batch_by):
-            logits = model(batch.to(device)).logits.float()
-            p = (logits.softmax(-1) if logits.shape[1] > 1 else logits).cpu().numpy()
-            out = np.zeros((len(data), p.shape[1]), np.float32) if out is None else out
-            out[batch.index.numpy()] = p
-    if out is None:
-        raise MerLabError("there are no utterances to predict.")
-    return out
-
-
 def _epoch(accelerator, model, optimiser, schedule, loss_of, train, config, seed, epoch) -> dict:
     model.train()
     began, busy = time.perf_counter(), 0.0
@@ -197,7 +186,7 @@ def _epoch(accelerator, model, optimiser, schedule, loss_of, train, config, seed
     for index in (plan[k % len(plan)] for k in shares):
         batch = train.batch(index).to(accelerator.device)
         step = time.perf_counter()
-        loss = loss_of(model(batch).logits, batch)
+        loss = loss_of(model(batch), batch)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), config.clip)
         optimiser.step()
@@ -223,29 +212,18 @@ def _validate(model, validation: Dataset, loss_of, config: TrainConfig, device) 
     prediction = np.zeros(len(validation), np.int64 if classes else np.float32)
     total, count = 0.0, 0
     with torch.inference_mode():
-        for batch in validation.batches(_at_once(model), config.batch_by):
+        for batch in validation.batches(at_once(model), config.batch_by):
             batch = batch.to(device)
-            logits = model(batch).logits.float()
+            output = model(batch)
+            logits = output.logits.float()
             labelled = int((batch.label >= 0 if classes else batch.score.isfinite()).sum())
             if labelled:
-                total, count = total + float(loss_of(logits, batch)) * labelled, count + labelled
+                total, count = total + float(loss_of(output, batch)) * labelled, count + labelled
             guess = logits.argmax(-1) if classes else logits[:, 0]
             prediction[batch.index.cpu().numpy()] = guess.cpu().numpy()
     names = METRICS if classes else SCORE_METRICS
-    result = evaluate(validation, prediction, config)
+    result = evaluate(validation, prediction, config.target)
     return {"validation_loss": total / max(count, 1), **{name: result[name] for name in names}}
-
-
-def evaluate(data: Dataset, prediction: np.ndarray, config: TrainConfig) -> dict:
-    """Scores of predicted classes, or of predicted numbers ``(U,)`` where a score is the target."""
-    if config.target == "score":
-        return score_metrics(data.scores, prediction)
-    return scores(data.targets, prediction, data.corpus.labels)
-
-
-def _at_once(model: nn.Module) -> int:
-    """Utterances to a batch where nothing is learnt: fewer where a pretrained network reads them."""
-    return 8 if any(hasattr(module, "learning_rates") for module in model.modules()) else 128
 
 
 def _merit(row: dict, config: TrainConfig) -> float:
@@ -264,17 +242,29 @@ def class_weights(targets: np.ndarray, classes: int, power: float = 1.0) -> np.n
     return weight * count.sum() / (weight * count).sum()
 
 
-def _loss(train: Dataset, config: TrainConfig, device) -> Callable[[Tensor, Batch], Tensor]:
+def _loss(train: Dataset, config: TrainConfig, device) -> Callable[[Output, Batch], Tensor]:
     if config.target == "score":
         if not np.isfinite(train.scores).any():
             raise MerLabError(f"no utterance of {train.corpus.name}'s training split has a score.")
-        return lambda logits, batch: (logits[:, 0].float() - batch.score)[batch.score.isfinite()].abs().mean()
+
+        def distance(out: Output, batch: Batch) -> Tensor:
+            return (out.logits[:, 0].float() - batch.score)[batch.score.isfinite()].abs().mean()
+
+        return distance
     targets, classes = train.targets, len(train.corpus.labels)
     if not (targets >= 0).any():
         raise MerLabError(f"no utterance of {train.corpus.name}'s training split has a label.")
     weight = torch.tensor(class_weights(targets, classes, config.class_weights)).to(device, torch.float32)
     cross_entropy = nn.CrossEntropyLoss(weight, ignore_index=-1, label_smoothing=config.label_smoothing)
-    return lambda logits, batch: cross_entropy(logits.float(), batch.label)
+
+    def loss_of(out: Output, batch: Batch) -> Tensor:
+        loss = cross_entropy(out.logits.float(), batch.label)
+        if config.contrastive:
+            contrast = supervised_contrastive(out.embedding, batch.label, config.temperature)
+            loss = (1 - config.contrastive) * loss + config.contrastive * contrast
+        return loss
+
+    return loss_of
 
 
 def _groups(model: nn.Module, lr: float) -> list[dict]:

@@ -31,8 +31,9 @@ from mer_lab.files import ROOT, digest
 from mer_lab.inputs import build_encoder
 from mer_lab.models import UnimodalPooling, UnimodalStatistics
 from mer_lab.models.layers import FrameEncoder, LayerMix, SpeechEncoder, TextEncoder
+from mer_lab.prediction import predict
 from mer_lab.ragged import Ragged
-from mer_lab.training import TrainConfig, fit, predict
+from mer_lab.training import TrainConfig, fit
 
 LAYERS = {  # what a family calls its layers
     "wav2vec2": "encoder.layers",

@@ -6,12 +6,14 @@ from mer_lab.figures import ROOT
 
 ROWS = (
     "errors files parallel provenance palette",
-    "audio ragged checkpoints metrics statistics",  # training watches metrics, so they stand before it
+    "audio ragged checkpoints losses metrics statistics",  # training watches metrics, so they stand before it
     "corpora",
     "features",
     "batches",
     "models",
+    "prediction",
     "training",
+    "hierarchy",
     "inputs",
     "experiments",
     "recipes",

@@ -21,8 +21,9 @@ from mer_lab.corpora import Corpus
 from mer_lab.errors import MerLabError
 from mer_lab.models import UnimodalBiLSTM
 from mer_lab.models.layers import FrameEncoder
+from mer_lab.prediction import predict
 from mer_lab.ragged import Ragged
-from mer_lab.training import TrainConfig, class_weights, fit, predict
+from mer_lab.training import TrainConfig, class_weights, fit
 
 CONFIG = TrainConfig(epochs=6, batch_size=8, lr=0.01, patience=6)
 

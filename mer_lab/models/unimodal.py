@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mer_lab.batches import Batch
-from mer_lab.models.layers import AttentionPooling, BiLSTM, TransformerEncoder
+from mer_lab.models.layers import AttentionPooling, BiLSTM, StatisticsPooling, TransformerEncoder
 from mer_lab.models.output import Output
 
 
@@ -122,16 +122,14 @@ class UnimodalStatistics(nn.Module):
         super().__init__()
         self.channel = channel
         self.encoder = encoder
+        self.pool = StatisticsPooling()
         self.norm = nn.LayerNorm(2 * encoder.width)
         self.dropout = nn.Dropout(dropout)
         self.classify = nn.Linear(2 * encoder.width, classes)
 
     def forward(self, batch: Batch, need_attention: bool = False) -> Output:
         x, mask = self.encoder(*batch.channel(self.channel))  # (U, T, D), zeros in padding
-        count = mask.sum(1, keepdim=True).clamp(min=1)  # (U, 1)
-        mean = x.sum(1) / count  # (U, D)
-        variance = ((x - mean[:, None]).square() * mask.unsqueeze(-1)).sum(1) / count
-        c = self.norm(torch.cat([mean, (variance + 1e-5).sqrt()], dim=-1))  # (U, 2 D); no infinite slope at 0
+        c = self.norm(self.pool(x, mask))  # (U, 2 D)
         return Output(self.classify(self.dropout(c)), {}, c)
 
 

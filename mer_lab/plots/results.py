@@ -98,6 +98,36 @@ def accuracy_by_cue(
 
 
 @styled
+def who_can_do_what(scores: pd.DataFrame, ceilings: pd.Series | None = None, chance: float = 0.0) -> Figure:
+    """Accuracy by cue and model as a table of shades: a row a model, a column a cue, numbers in the cells.
+
+    Args:
+        scores: 0..1, models by cues; NaN leaves a cell empty.
+        ceilings: best possible accuracy of each column, written under its name.
+        chance: accuracy below which a cell is white.
+    """
+    values = scores.to_numpy(float)
+    rows, columns = values.shape
+    ax = (figure := Figure(figsize=(WIDTH, 0.75 + 0.27 * rows))).subplots()
+    ax.imshow((values - chance) / (1 - chance), cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
+    for i, j in np.ndindex(rows, columns):
+        if np.isfinite(values[i, j]):
+            dark = (values[i, j] - chance) / (1 - chance) > 0.62
+            text = f"{100 * values[i, j]:.0f}"
+            ax.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if dark else INK)
+    names = list(map(str, scores.columns))
+    if ceilings is not None:
+        names = [f"{name}\n(≤ {100 * ceilings[name]:.0f})" if name in ceilings else name for name in names]
+    ax.set_xticks(range(columns), names)
+    ax.set_yticks(range(rows), list(map(str, scores.index)))
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_xlabel("accuracy in per cent" + ("; under each cue the ceiling" if ceilings is not None else ""))
+    return figure
+
+
+@styled
 def training_curves(history: pd.DataFrame, *, best: int | None = None) -> Figure:
     """Curves over epochs, a panel a quantity: seeds thin, their mean thick, named at its end.
 

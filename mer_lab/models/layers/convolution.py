@@ -96,6 +96,8 @@ class ConvEncoder(nn.Module):
         kernel: int = 5, dropout: float = 0.1, centre: bool = True, augment: Augment | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
+        self.settings = {"bands": bands, "channels": list(channels), "strides": list(strides)}
+        self.settings |= {"kernel": kernel, "dropout": dropout, "centre": centre}  # made anew, it only reads
         self.width, self.centre, self.strides = channels[-1], centre, tuple(strides)
         self.frames = FrameEncoder(bands)
         self.augment = augment

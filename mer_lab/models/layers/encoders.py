@@ -1,7 +1,8 @@
 """What stands before a system: ``encoder(x, mask) -> (vectors (U, T', width), mask (U, T'))``.
 
 Encoders are interchangeable. One returns a mask because it may shorten the sequence; the vectors are zero
-where the mask is False.
+where the mask is False. Its ``settings`` are what its class needs to make it anew, before its weights are put
+back.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class FrameEncoder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.settings = width, {"width": width}
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("std", torch.ones(width))
 
@@ -57,11 +58,16 @@ class WordEncoder(nn.Module):
         vectors: ``(words, width)`` to start from, such as GloVe's; learned from nothing by default.
         drop: probability that, in training, a word is replaced by the unknown one: rare words of the
             training set are no help on new text, and the unknown word needs a meaning of its own.
+        vocabulary: the words themselves, kept for whoever loads the encoder later.
     """
 
-    def __init__(self, words: int, width: int, vectors: np.ndarray | None = None, drop: float = 0.0) -> None:
+    def __init__(
+        self, words: int, width: int, vectors: np.ndarray | None = None, drop: float = 0.0,
+        vocabulary: list[str] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.width, self.drop = width, drop
+        self.settings = {"words": words, "width": width, "drop": drop, "vocabulary": vocabulary}
         self.embedding = nn.Embedding(words, width, padding_idx=0)
         if vectors is not None:
             self.embedding.weight.data.copy_(torch.from_numpy(np.asarray(vectors)))

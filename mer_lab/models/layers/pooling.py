@@ -40,6 +40,23 @@ class AttentionPooling(nn.Module):
         return Pooled(torch.einsum("ut,utd->ud", weights, h), weights)
 
 
+class StatisticsPooling(nn.Module):
+    """Mean and standard deviation over the real steps, side by side (Snyder et al., ICASSP 2018).
+
+    >>> x = torch.tensor([[[1.0], [3.0], [9.0]]])
+    >>> StatisticsPooling()(x, torch.tensor([[True, True, False]])).round(decimals=2).tolist()
+    [[2.0, 1.0]]
+    """
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """``x (U, T, D)``, ``mask (U, T)`` to ``(U, 2 D)``; without a real step the mean is 0."""
+        real = mask.unsqueeze(-1)
+        count = mask.sum(1, keepdim=True).clamp(min=1)  # (U, 1)
+        mean = (x * real).sum(1) / count  # (U, D)
+        variance = ((x - mean[:, None]).square() * real).sum(1) / count
+        return torch.cat([mean, (variance + 1e-5).sqrt()], dim=-1)  # no infinite slope at 0
+
+
 def masked_softmax(score: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
     """Softmax over the real entries; a row without any is all zeros.
 

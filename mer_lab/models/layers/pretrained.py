@@ -35,7 +35,7 @@ class LayerMix(nn.Module):
         super().__init__()
         if layers < 1 or width % layers:
             raise MerLabError(f"frames of width {width} are not {layers} layers side by side.")
-        self.width = width // layers
+        self.width, self.settings = width // layers, {"width": width, "layers": layers}
         self.standardise = FrameEncoder(width)
         self.score = nn.Parameter(torch.zeros(layers))
 
@@ -132,6 +132,7 @@ class SpeechEncoder(_FineTuned):
     def __init__(self, encoder: str, **settings) -> None:
         listen = SpeechNetwork(find_encoder(encoder))
         super().__init__(listen.net, **settings)
+        self.settings = {"encoder": encoder, **settings}
         self._listen = [listen]  # its network is already ours
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,6 +148,7 @@ class TextEncoder(_FineTuned):
 
     def __init__(self, encoder: str, **settings) -> None:
         super().__init__(load_model(find_encoder(encoder)), **settings)
+        self.settings = {"encoder": encoder, **settings}
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """``(U, T, 1)`` int64 and ``(U, T)`` to ``(U, T, width)``; the mask stays as it is."""

@@ -11,7 +11,7 @@ from mer_lab.models.layers.pooling import masked_softmax
 
 
 class BiLSTM(nn.Module):
-    """A bidirectional LSTM that does not see padding.
+    """A bidirectional LSTM that does not see padding; :class:`BiGRU` is the same with gated units.
 
     Each direction is an LSTM of its own; the backward one reads every utterance reversed *within its length*,
     so that both directions meet the padding last. Packing the sequences gives the same numbers and is 8 times
@@ -21,12 +21,14 @@ class BiLSTM(nn.Module):
     torch.Size([2, 7, 8])
     """
 
+    cell: type[nn.RNNBase] = nn.LSTM
+
     def __init__(self, width: int, hidden: int, layers: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
         self.width = 2 * hidden
         widths = [width, *[2 * hidden] * (layers - 1)]
-        self.forwards = nn.ModuleList(nn.LSTM(w, hidden, batch_first=True) for w in widths)
-        self.backwards = nn.ModuleList(nn.LSTM(w, hidden, batch_first=True) for w in widths)
+        self.forwards = nn.ModuleList(self.cell(w, hidden, batch_first=True) for w in widths)
+        self.backwards = nn.ModuleList(self.cell(w, hidden, batch_first=True) for w in widths)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -41,6 +43,16 @@ class BiLSTM(nn.Module):
             h = back(reversed_x)[0]
             x = torch.cat([ahead(x)[0], h.gather(1, order.expand_as(h))], dim=-1) * mask.unsqueeze(-1)
         return x
+
+
+class BiGRU(BiLSTM):
+    """A bidirectional GRU that does not see padding.
+
+    >>> BiGRU(5, 4)(torch.randn(2, 7, 5), torch.ones(2, 7, dtype=torch.bool)).shape
+    torch.Size([2, 7, 8])
+    """
+
+    cell = nn.GRU
 
 
 class TransformerEncoder(nn.Module):
