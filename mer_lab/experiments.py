@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
-import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import joblib
 import numpy as np
-import tomli_w
 import torch
 from torch import nn
 
@@ -22,7 +19,6 @@ from mer_lab.corpora.splits import leave_one_group_out
 from mer_lab.corpora.staged import StagedConfig, staged
 from mer_lab.errors import MerLabError
 from mer_lab.features.encoders import this_process
-from mer_lab.files import digest, write_text
 from mer_lab.hierarchy import train_model
 from mer_lab.inputs import build_encoder, read_audio_features, read_text_features
 from mer_lab.models import (
@@ -37,7 +33,7 @@ from mer_lab.models.baselines import BASELINES
 from mer_lab.parallel import in_processes
 from mer_lab.prediction import evaluate, predict
 from mer_lab.provenance import provenance
-from mer_lab.training import TrainConfig
+from mer_lab.records import Recipe, Result
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "bilstm": UnimodalBiLSTM,
@@ -45,136 +41,6 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "pooling": UnimodalPooling,
     "statistics": UnimodalStatistics,
 }
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides a result; round-trips through TOML.
-
-    Attributes:
-        name: what to call it.
-        model: ``{"name": ..., **settings}``; a key of :data:`MODELS`, of the baselines, or of
-            :data:`mer_lab.models.SYSTEMS`, whose settings replace those of its preset.
-        corpus: ``"staged"`` or a corpus folder; ``staged`` holds settings of the Staged corpus.
-        scheme: another label scheme of the corpus.
-        fold: ``"session=5"``: that session for the test, the next for validation, the rest for training.
-        audio: ``{"name": extractor, **settings}`` or ``{"attached": name}``; empty for none.
-        text: ``{"name": "words", "width": 64, "min_count": 1, "drop": 0.1, "glove": path}``,
-            ``{"name": "pretrained", "encoder": name or path, ...}``, or, for an encoder that learns,
-            ``{"name": "tokens", "encoder": ...}``; empty for none.
-        encoder: settings of the network that reads the frames: ``{"name": "conv", ...}``, its ``augment`` a
-            table of its own; ``{"name": "mix", "layers": 7}`` for several frozen layers side by side; or
-            ``{"name": "pretrained", "encoder": name or path, "train_layers": 2, ...}``, which reads the
-            waveform or tokens and learns; empty for none. A system reads two channels:
-            ``{"audio": {...}, "text": {...}}``.
-        train: how it is trained; its ``monitor`` is also the score that a summary leads with.
-    """
-
-    name: str
-    model: dict
-    corpus: str = "staged"
-    staged: dict = field(default_factory=dict)
-    scheme: str = ""
-    fold: str = ""
-    audio: dict = field(default_factory=dict)
-    text: dict = field(default_factory=dict)
-    encoder: dict = field(default_factory=dict)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    seeds: tuple[int, ...] = (0, 1, 2)
-
-    @property
-    def hash(self) -> str:
-        """Ten hex digits that change with anything that could change the result, seeds aside."""
-        spec = asdict(self)
-        del spec["name"], spec["seeds"]
-        if not self.fold:
-            del spec["fold"]  # as before there were folds: recorded results keep their hash
-        if self.train.target == "label":
-            del spec["train"]["target"]
-        if not self.train.contrastive:
-            del spec["train"]["contrastive"], spec["train"]["temperature"]
-        return digest(json.dumps(spec, sort_keys=True), length=10)
-
-    def to_toml(self) -> str:
-        """The recipe as TOML; :meth:`from_toml` reads it back."""
-        return tomli_w.dumps({k: v for k, v in asdict(self).items() if v not in ({}, "")})
-
-    @classmethod
-    def from_toml(cls, text: str, where: str = "the recipe") -> Recipe:
-        """Read a recipe.
-
-        Raises:
-            MerLabError: not TOML, an unknown or a missing setting.
-        """
-        try:
-            spec = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise MerLabError(f"{where}: not valid TOML: {error}.") from None
-        train = spec.pop("train", {})
-        for known, given, part in ((cls, spec, ""), (TrainConfig, train, " of [train]")):
-            names = [f.name for f in fields(known)]
-            if unknown := [k for k in given if k not in names]:
-                raise MerLabError(
-                    f"{where}: unknown setting {unknown[0]!r}{part}; known are {', '.join(names)}."
-                )
-        if missing := [k for k in ("name", "model") if k not in spec]:
-            raise MerLabError(f"{where}: the setting {missing[0]!r} is missing.")
-        spec["seeds"] = tuple(spec.get("seeds", (0, 1, 2)))
-        try:
-            return cls(**spec, train=TrainConfig(**train))
-        except TypeError as error:
-            raise MerLabError(f"{where}: {error}.") from None
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a recipe gave.
-
-    Attributes:
-        validation, test: scores a seed (see :func:`mer_lab.metrics.scores`); with those of validation the
-            epochs, their seconds, and how many parameters were learnt.
-        predictions: test predictions ``(seeds, U)``, class indices or scores, in the order of ``utterances``.
-        provenance: device, versions, git commit, seconds.
-    """
-
-    recipe: Recipe
-    labels: list[str]
-    utterances: list[str]
-    predictions: list[list[int]]
-    validation: list[dict]
-    test: list[dict]
-    provenance: dict
-
-    def summary(self, metric: str | None = None) -> tuple[float, float]:
-        """Mean and standard deviation over seeds of a test score (the recipe's monitor by default)."""
-        values = [row[metric or self.recipe.train.monitor] for row in self.test]
-        return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-
-    def save(self, folder: str | Path) -> Path:
-        """Write ``NAME-HASH.json``; returns its path."""
-        path = Path(folder) / f"{self.recipe.name}-{self.recipe.hash}.json"
-        write_text(path, json.dumps({"hash": self.recipe.hash, **asdict(self)}, separators=(",", ":")) + "\n")
-        return path
-
-    @classmethod
-    def load(cls, path: str | Path) -> Result:
-        """Read a saved result.
-
-        Raises:
-            MerLabError: missing, not a result, or its recipe was edited by hand.
-        """
-        try:
-            spec = json.loads(Path(path).read_text(encoding="utf-8"))
-            recipe = spec.pop("recipe")
-            recipe["train"], recipe["seeds"] = TrainConfig(**recipe["train"]), tuple(recipe["seeds"])
-            stamp, result = spec.pop("hash"), cls(recipe=Recipe(**recipe), **spec)
-        except FileNotFoundError:
-            raise MerLabError(f"{path}: there is no such result.") from None
-        except (ValueError, KeyError, TypeError):
-            raise MerLabError(f"{path} is not a result of mer_lab; run its recipe again.") from None
-        if stamp != result.recipe.hash:
-            raise MerLabError(f"{path}: the recipe was changed after the run; run it again.")
-        return result
 
 
 def open_corpus(recipe: Recipe) -> Corpus:
@@ -243,6 +109,15 @@ def prepare(
     return data, _explain_settings(recipe, build)
 
 
+def planted_truth(data: Dataset) -> dict[str, list]:
+    """What may be written down beside predictions: labels, dialogues and cues, of the Staged corpus only."""
+    table = data.corpus.table
+    if "cue" not in table:
+        return {}
+    columns = {"dialogue": table["dialogue_id"].tolist(), "cue": table["cue"].tolist()}
+    return {"label": data.targets.tolist(), **columns}
+
+
 def _explain_settings(recipe: Recipe, build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
     def checked() -> nn.Module:
         try:
@@ -298,6 +173,7 @@ def run(
             {"seed": row["seed"], **evaluate(test, np.array(p), recipe.train.target)}
             for row, p in zip(rows, predictions, strict=True)
         ],
+        truth=planted_truth(test),
         provenance=provenance(time.perf_counter() - start),
     )
 

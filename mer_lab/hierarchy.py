@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import torch
+from accelerate.utils import set_seed
 from torch import nn
 
 from mer_lab.batches import Dataset
+from mer_lab.prediction import at_once
+from mer_lab.ragged import Ragged
 from mer_lab.training import Run, TrainConfig, fit
 
 
@@ -21,5 +28,71 @@ def train_model(
     progress: bool = True,
     cpu: bool = False,
 ) -> Run:
-    """Train a system the way it asks for: in stages where it has them, else in one piece."""
-    return fit(build, train, validation, config, seed, folder, progress, cpu)
+    """Train a system the way it asks for: in stages where it has them, else in one piece.
+
+    A system with ``config.stagewise`` is trained part by part (its ``parts()``), each by :func:`fit` with the
+    same settings and its own best epoch. Then a part's vectors of all utterances are cached and are what the
+    next stage reads, so no later stage can change it.
+
+    Args: as of :func:`fit`; the parts keep their checkpoints in ``folder/stage-NAME``.
+
+    Returns:
+        the whole system; rows of its history tell the stages apart by ``"stage"``, seconds are the sum, and
+        the best epoch is that of the last part.
+    """
+    config = config or TrainConfig()
+    set_seed(seed)
+    model = build()
+    if not getattr(getattr(model, "config", None), "stagewise", False):
+        drawn = torch.get_rng_state()  # so that fit, which seeds again, goes on as if it had built the model
+
+        def built() -> nn.Module:
+            torch.set_rng_state(drawn)
+            return model
+
+        return fit(built, train, validation, config, seed, folder, progress, cpu)
+    run = Run(model)
+    for stage in model.parts():
+        vectors: list[dict[str, Ragged]] = [{}, {}]  # of training and validation, by channel
+        for k, part in enumerate(stage):
+            data = [_only(part.channels, d) for d in (train, validation)]
+            settings = replace(config, batch_by="dialogue" if part.contextual else "length")
+            place = Path(folder) / f"stage-{part.name.replace(' ', '-')}" if folder else None
+            # members of an ensemble meet the data in orders of their own
+            done = fit(lambda part=part: part, *data, settings, seed + 1000 * k, place, progress, cpu)
+            run.history += [{"stage": part.name, **row} for row in done.history]
+            run.best_epoch = done.best_epoch
+            run.seconds += done.seconds
+            start = time.perf_counter()
+            if len(part.channels) == 1:  # a part that reads both is the last
+                for made, d in zip(vectors, data, strict=True):
+                    made[part.channels[0]] = cached(part, d)
+            run.seconds += time.perf_counter() - start
+        if all(vectors):
+            train, validation = (Dataset(train.corpus, **vectors[0]), Dataset(validation.corpus, **vectors[1]))
+    model.eval()
+    return run
+
+
+def _only(channels: tuple[str, ...], data: Dataset) -> Dataset:
+    return Dataset(data.corpus, **{channel: getattr(data, channel) for channel in channels})
+
+
+def embed(model: nn.Module, data: Dataset) -> np.ndarray:
+    """What the classifier sees of every utterance, ``(U, D)``, in the corpus's order."""
+    device = next(model.parameters()).device
+    by = "dialogue" if getattr(model, "contextual", False) else "length"
+    out: list[np.ndarray] = []
+    rows: list[np.ndarray] = []
+    model.eval()
+    with torch.inference_mode():
+        for batch in data.batches(at_once(model), by):
+            out.append(model(batch.to(device)).embedding.float().cpu().numpy())
+            rows.append(batch.index.numpy())
+    return np.concatenate(out)[np.argsort(np.concatenate(rows))]
+
+
+def cached(part: nn.Module, data: Dataset) -> Ragged:
+    """A part's vectors as features of one frame an utterance."""
+    vectors = embed(part, data)
+    return Ragged(vectors, np.arange(len(vectors) + 1), data.corpus.ids, {"name": part.name})

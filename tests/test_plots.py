@@ -226,6 +226,19 @@ def test_accuracy_by_cue_with_less():
         plots.accuracy_by_cue({})
 
 
+@pytest.mark.parametrize("rows", [1, 14])
+def test_who_can_do_what_writes_every_number(rows):
+    names = [f"system-number-{k}" for k in range(rows)]
+    values = np.random.default_rng(1).random((rows, 7)) * 0.98 + 0.01
+    values[0, 2] = np.nan
+    scores = pd.DataFrame(values, names, [*CUES, "all"])
+    ceilings = pd.Series(dict.fromkeys(CUES, 0.96))
+    found = assert_readable(plots.who_can_do_what(scores, ceilings, chance=0.3))
+    assert set(names) | {"all", "accent\n(≤ 96)"} <= set(found)
+    numbers = [f"{100 * v:.0f}" for v in values.ravel() if np.isfinite(v)]
+    assert sorted(t for t in found if t.isdigit()) == sorted(numbers)
+
+
 def test_training_curves():
     rng = np.random.default_rng(0)
     history = pd.DataFrame(

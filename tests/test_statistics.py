@@ -10,6 +10,7 @@ from scipy import stats
 from mer_lab.errors import MerLabError
 from mer_lab.metrics import METRICS, scores
 from mer_lab.statistics import (
+    accuracy_by,
     cluster_bootstrap,
     holm,
     mcnemar_exact,
@@ -112,6 +113,23 @@ def test_seed_variance_is_unbiased():
     values = [np.mean(pair) for pair in ((a, b) for a in accuracies for b in accuracies)]  # S - 1 = 2 of 3
     assert np.std(values) == pytest.approx(accuracies.std(ddof=1) / np.sqrt(3))
     assert interval[:2] == pytest.approx(np.quantile(values, [0.25, 0.75]))
+
+
+def test_accuracy_by_group_is_the_plain_bootstrap_of_its_utterances():
+    target, predictions, clusters = example(seeds=2)
+    cue = np.array(["lexical", "accent"])[np.arange(len(target)) % 2]
+    table = accuracy_by(cue, target, predictions, clusters, n=50, seed=3)
+    assert list(table.index) == ["lexical", "accent", "all"]
+    hits = (predictions == target).mean(0)
+    for name in table.index:
+        member = (target != -1) & ((cue == name) | (name == "all"))
+
+        def share(drawn, member=member):
+            return hits[drawn][member[drawn]].mean()
+
+        plain = cluster_bootstrap(share, clusters, n=50, seed=3)
+        assert table.loc[name, ["low", "high", "estimate"]].tolist() == pytest.approx(list(plain))
+        assert table.loc[name, "utterances"] == member.sum()
 
 
 def test_order_names_and_seed():

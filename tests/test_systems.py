@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mer_lab.batches import Dataset
 from mer_lab.corpora.corpus import COLUMNS, Corpus
 from mer_lab.errors import MerLabError
-from mer_lab.models import SYSTEMS, System
+from mer_lab.models import SYSTEMS, PooledFusion, System
 from mer_lab.models.layers import FrameEncoder, WordEncoder
 from mer_lab.ragged import Ragged
 
@@ -110,6 +110,27 @@ def test_a_saved_system_answers_the_same(name, data, tmp_path):
 
 
 def test_a_folder_without_a_system_is_one_sentence(tmp_path):
+    with pytest.raises(MerLabError, match="neither a folder"):
+        System.from_pretrained(tmp_path / "nothing" / "here")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(MerLabError, match="describes no system"):
         System.from_pretrained(tmp_path)
+    small("xu2019").save_pretrained(tmp_path)
+    with pytest.raises(MerLabError, match="holds AlignmentAttention, not PooledFusion"):
+        PooledFusion.from_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+    with pytest.raises(MerLabError, match="cut off"):
+        System.from_pretrained(tmp_path)
+    weights.unlink()
+    with pytest.raises(MerLabError, match="no such checkpoint"):
+        System.from_pretrained(tmp_path)
+
+
+def test_a_card_is_renewed_with_its_system(tmp_path):
+    model = small("xu2019")
+    model.save_pretrained(tmp_path)
+    assert "is not recorded" in (tmp_path / "README.md").read_text()
+    model.about = {"labels": ["a"], "recipe": "", "validation": {"wa": 0.25}}
+    model.save_pretrained(tmp_path)
+    assert "wa 0.250" in (tmp_path / "README.md").read_text()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import Tensor, nn
 
 from mer_lab.batches import Batch
@@ -81,6 +82,7 @@ class System(nn.Module, ModelHubMixin, library_name="mer_lab", model_card_templa
         encoders = {name: _describe(getattr(self, name)) for name in ("audio", "text")}
         spec = {"system": type(self).__name__, "classes": self.classes, "config": asdict(self.config)}
         spec |= {"encoders": encoders, "about": self.about}
+        (Path(folder) / "README.md").unlink(missing_ok=True)  # the mixin would keep an older card
         card = {
             "system": type(self).__name__,
             "summary": (type(self).__doc__ or "").partition("\n")[0],
@@ -89,6 +91,26 @@ class System(nn.Module, ModelHubMixin, library_name="mer_lab", model_card_templa
             "trained": _trained(self.about),
         }
         super().save_pretrained(folder, config={"mer_lab": spec}, model_card_kwargs=card, **options)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **options) -> System:
+        """A saved system, in evaluation mode: from a folder, or by name from the hub.
+
+        Called on :class:`System` it returns whichever system was saved.
+
+        Args:
+            options: as of huggingface_hub's mixin, such as ``revision`` and ``local_files_only``.
+
+        Raises:
+            MerLabError: nothing there, a file that is cut off, or another system than the class asked for.
+        """
+        try:
+            return super().from_pretrained(folder, **options)
+        except (HFValidationError, HfHubHTTPError, OSError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise MerLabError(
+                f"{folder} is neither a folder with a saved system nor one that the hub gives: {reason}"
+            ) from None
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_tensors(save_directory / _WEIGHTS, learnt(self), {"system": type(self).__name__})
@@ -108,7 +130,7 @@ class System(nn.Module, ModelHubMixin, library_name="mer_lab", model_card_templa
                 f"{model_id}: its config.json is missing or describes no system of this mer_lab."
             ) from None
         if not issubclass(system, cls):
-            raise MerLabError(f"{model_id} holds a {system.__name__}, not a {cls.__name__}.")
+            raise MerLabError(f"{model_id} holds {system.__name__}, not {cls.__name__}.")
         model = system(audio, text, spec["classes"], settings)
         model.about = spec.get("about", {})
         path = Path(model_id) / _WEIGHTS

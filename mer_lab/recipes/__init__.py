@@ -11,9 +11,10 @@ from mer_lab.corpora.staged import StagedConfig
 from mer_lab.errors import MerLabError
 from mer_lab.experiments import Recipe, Result
 from mer_lab.files import ROOT
-from mer_lab.recipes import meld, ravdess, staged
+from mer_lab.recipes import iemocap, meld, ravdess, staged
 
-RECIPES: dict[str, Recipe] = {r.name: r for r in (*staged.RECIPES, *meld.RECIPES, *ravdess.RECIPES)}
+_ALL = (*staged.RECIPES, *meld.RECIPES, *ravdess.RECIPES, *iemocap.RECIPES)
+RECIPES: dict[str, Recipe] = {r.name: r for r in _ALL}
 
 
 class Sizes(Protocol):

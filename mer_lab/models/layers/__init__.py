@@ -4,6 +4,7 @@ from mer_lab.models.layers.attention import Attended, MultiHeadAttention
 from mer_lab.models.layers.conversation import Conversation
 from mer_lab.models.layers.convolution import Augment, ConvEncoder
 from mer_lab.models.layers.encoders import FrameEncoder, WordEncoder
+from mer_lab.models.layers.places import Nearness, place, relative
 from mer_lab.models.layers.pooling import AttentionPooling, Pooled, StatisticsPooling, masked_softmax
 from mer_lab.models.layers.pretrained import LayerMix, SpeechEncoder, TextEncoder
 from mer_lab.models.layers.sequence import BiGRU, BiLSTM, TransformerEncoder, positions
@@ -19,6 +20,7 @@ __all__ = [
     "FrameEncoder",
     "LayerMix",
     "MultiHeadAttention",
+    "Nearness",
     "Pooled",
     "SpeechEncoder",
     "StatisticsPooling",
@@ -26,5 +28,7 @@ __all__ = [
     "TransformerEncoder",
     "WordEncoder",
     "masked_softmax",
+    "place",
     "positions",
+    "relative",
 ]

@@ -51,10 +51,14 @@ class MultiHeadAttention(nn.Module):
         self.out = nn.Linear(inner, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, query: Tensor, key: Tensor, mask: Tensor, value: Tensor | None = None) -> Attended:
+    def forward(
+        self, query: Tensor, key: Tensor, mask: Tensor, value: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Attended:  # fmt: skip
         """``query (U, Tq, D)``, ``key (U, Tk, Dk)``, ``value`` the keys by default.
 
         ``mask``, True = may be attended to, is ``(U, Tk)``, or ``(U, Tq, Tk)`` where queries differ in it.
+        ``bias`` is added to the scores ``(U, heads, Tq, Tk)``, or to what broadcasts to them.
         """
         q, k, v = (
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (U, heads, T, d)
@@ -63,6 +67,7 @@ class MultiHeadAttention(nn.Module):
             )
         )  # fmt: skip
         score = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (U, heads, Tq, Tk)
+        score = score if bias is None else score + bias
         weights = masked_softmax(score, mask[:, None, None] if mask.dim() == 2 else mask[:, None])
         mixed = self.dropout(weights) @ v  # (U, heads, Tq, d)
         return Attended(self.out(mixed.transpose(1, 2).flatten(2)), weights)

@@ -7,6 +7,8 @@ back.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -32,12 +34,15 @@ class FrameEncoder(nn.Module):
 
     def fit(self, train: Ragged) -> FrameEncoder:
         """Take mean and deviation of every column from the training utterances' frames."""
-        frames = np.concatenate([train[k] for k in range(len(train))]).astype(np.float64)
-        with np.errstate(invalid="ignore"):
+        count = total = squares = np.zeros(self.width)
+        for frames in _parts(train):
             known = np.isfinite(frames)
-            count = np.maximum(known.sum(0), 1)
-            mean = np.where(known, frames, 0).sum(0) / count
-            std = np.sqrt(np.where(known, (frames - mean) ** 2, 0).sum(0) / count)
+            count, total = count + known.sum(0), total + np.where(known, frames, 0).sum(0, dtype=np.float64)
+        mean = total / np.maximum(count, 1)
+        for frames in _parts(train):  # a second pass: a sum of squares less a square loses digits
+            away = np.where(np.isfinite(frames), frames - mean, 0)
+            squares = squares + np.square(away).sum(0)
+        std = np.sqrt(squares / np.maximum(count, 1))
         self.mean.copy_(torch.from_numpy(mean))
         self.std.copy_(torch.from_numpy(np.where(std < 1e-6, 1.0, std)))  # a constant column stays constant
         return self
@@ -47,6 +52,12 @@ class FrameEncoder(nn.Module):
         x = (x.to(self.mean.dtype) - self.mean) / self.std
         x = torch.where(torch.isfinite(x), x, 0.0)
         return x * mask.unsqueeze(-1), mask
+
+
+def _parts(train: Ragged) -> Iterator[np.ndarray]:
+    """All frames in pieces, so that a wide encoder's need not stand in memory at once."""
+    for start in range(0, len(train), 256):
+        yield np.concatenate([train[k] for k in range(start, min(start + 256, len(train)))])
 
 
 class WordEncoder(nn.Module):
