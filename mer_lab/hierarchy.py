@@ -56,9 +56,10 @@ def train_model(
         vectors: list[dict[str, Ragged]] = [{}, {}]  # of training and validation, by channel
         for k, part in enumerate(stage):
             data = [_only(part.channels, d) for d in (train, validation)]
-            settings = replace(config, batch_by="dialogue" if part.contextual else "length")
+            by = "dialogue" if part.contextual else "length"
+            settings = replace(config, batch_by=by, lr=config.lr * part.rate)
             place = Path(folder) / f"stage-{part.name.replace(' ', '-')}" if folder else None
-            # members of an ensemble meet the data in orders of their own
+            # parts of a stage meet the data in orders of their own
             done = fit(lambda part=part: part, *data, settings, seed + 1000 * k, place, progress, cpu)
             run.history += [{"stage": part.name, **row} for row in done.history]
             run.best_epoch = done.best_epoch

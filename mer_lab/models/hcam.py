@@ -19,7 +19,7 @@ from mer_lab.models.output import Output
 from mer_lab.models.system import System
 from mer_lab.models.unimodal import average_steps
 
-RES, REACH, IDENT = 1.0, 4, 1
+IDENT = 1
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class HCAMConfig:
         width: of every GRU, per direction. 100 [C-lineage, 2021].
         layers: of the conversation's GRU. 2 [C-lineage, 2021].
         heads, inner: of the co-attention, and the width of its heads together. 3 and 120 [C-lineage, 2026].
+        reach: turns that are told apart by their distance; see :class:`Distances`, ours.
         blocks: of the co-attention, one upon the other. 4 [C-lineage, 2026]; 1 is ours.
         hidden: of the co-attention's residual stream and of the classifier. 1024 [C-lineage, 2026]; 256 is ours.
         dropout: of the utterance and conversation stages. 0.2 [C-lineage, 2021].
@@ -37,6 +38,8 @@ class HCAMConfig:
         stride: average this many neighbouring frames first. 1; more is ours, for speed.
         ensemble: co-attention networks whose probabilities are averaged. That a test-time ensemble helps is
             [V]; what it consists of is [?].
+        context_rate, fusion_rate: share of the learning rate that the second and the third stage take. In
+            [C-lineage, 2021] the third takes a tenth of the second's; 1 is ours.
         stagewise: train a stage, freeze it, train the next [V]; False trains all in one piece, on the last
             stage's loss alone.
     """
@@ -45,12 +48,15 @@ class HCAMConfig:
     layers: int = 2
     heads: int = 3
     inner: int = 120
+    reach: int = 8
     blocks: int = 1
     hidden: int = 256
     dropout: float = 0.2
     block_dropout: float = 0.5
     stride: int = 1
     ensemble: int = 1
+    context_rate: float = 1.0
+    fusion_rate: float = 1.0
     stagewise: bool = True
 
 
@@ -99,26 +105,27 @@ class Distances(nn.Module):
 
 
 class Context(nn.Module):
-    """Stage II, one channel: a BiGRU reads the conversation, and every turn looks at all of its turns."""
+    """Stage II, one channel: a BiGRU reads the conversation, and every turn looks at all of its turns.
+
+    What they find is added to the utterance's vector, so that it stays readable for stage III. Ours.
+    """
 
     def __init__(self, classes: int, config: HCAMConfig) -> None:
         super().__init__()
         both = 2 * config.width
         self.gru = BiGRU(both, config.width, config.layers, config.dropout)
-        self.distance = Distances(both, 1, REACH)
-        self.attend = ident(MultiHeadAttention(both))
+        self.distance = Distances(both, 1, config.reach)
+        self.attend = MultiHeadAttention(both)
         self.norm = nn.LayerNorm(both)
-        self.classify = nn.Linear(both * (2 if RES in (2, 4) else 1), classes)
+        self.classify = nn.Linear(both, classes)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, u: Tensor, conversation: Conversation) -> Output:
         """``u (U, 2 width)``, utterances of the conversations in any order."""
-        u = conversation.turns(u)  # (dialogues, turns, 2 width)
-        h = self.gru(self.dropout(u), conversation.mask)  # (dialogues, turns, 2 width)
-        seen, weights = self.attend(h, h, conversation.mask, bias=self.distance(u))  # ..., (dialogues, 1, turns, turns)
-        n = self.norm(h + self.dropout(seen))
-        c = {0: n, 1: u + self.dropout(n), 2: torch.cat([u, self.dropout(n)], -1), 3: self.norm(u + h + self.dropout(seen)), 4: torch.cat([u, 0.3 * self.dropout(n)], -1)}[RES]
-        c = conversation.utterances(c)
+        turns, mask = conversation.turns(u), conversation.mask  # (dialogues, turns, 2 width)
+        h = self.gru(self.dropout(turns), mask)  # (dialogues, turns, 2 width)
+        seen, weights = self.attend(h, h, mask, bias=self.distance(turns))  # ..., (dialogues, 1, turns, turns)
+        c = u + conversation.utterances(self.dropout(self.norm(h + self.dropout(seen))))  # (U, 2 width)
         return Output(self.classify(self.dropout(c)), {"II turns": weights}, c)
 
 
@@ -127,7 +134,7 @@ class Block(nn.Module):
 
     def __init__(self, config: HCAMConfig) -> None:
         super().__init__()
-        self.distance = nn.ModuleList(Distances(config.hidden, config.heads, REACH) for _ in "cs")
+        self.distance = nn.ModuleList(Distances(config.hidden, config.heads, config.reach) for _ in "cs")
         self.cross = ident(MultiHeadAttention(config.hidden, config.heads, inner=config.inner))
         self.self = ident(MultiHeadAttention(config.hidden, config.heads, inner=config.inner))
         self.norm1, self.norm2 = nn.LayerNorm(config.hidden), nn.LayerNorm(config.hidden)
@@ -146,7 +153,7 @@ class CoAttention(nn.Module):
 
     def __init__(self, classes: int, config: HCAMConfig) -> None:
         super().__init__()
-        self.project = nn.ModuleList(nn.Linear(2 * config.width * (2 if RES in (2, 4) else 1), config.hidden) for _ in "at")
+        self.project = nn.ModuleList(nn.Linear(2 * config.width, config.hidden) for _ in "at")
         self.blocks = nn.ModuleList(
             nn.ModuleList(Block(config) for _ in "at") for _ in range(config.blocks)
         )
@@ -158,7 +165,7 @@ class CoAttention(nn.Module):
     def forward(self, audio: Tensor, text: Tensor, conversation: Conversation) -> Output:
         """``audio``, ``text (U, 2 width)``."""
         a, t = (
-            project(conversation.turns(x)) for project, x in zip(self.project, (audio, text), strict=True)
+            project(self.dropout(conversation.turns(x))) for project, x in zip(self.project, (audio, text), strict=True)
         )  # (dialogues, turns, hidden)
         attention = {}
         for k, (listen, read) in enumerate(self.blocks):
@@ -181,15 +188,17 @@ class Part(nn.Module):
         channels: those that it reads, and whose vectors it makes for the next stage.
         answer: its :class:`Output` for a batch: raw features for stage I, later the vectors of the stage
             before as sequences of one step.
+        rate: share of the learning rate that it takes.
         learns: the modules behind ``answer``.
     """
 
     def __init__(
-        self, name: str, channels: tuple[str, ...], contextual: bool, answer: Callable[[Batch], Output],
-        *learns: nn.Module,
+        self, name: str, channels: tuple[str, ...], contextual: bool, rate: float,
+        answer: Callable[[Batch], Output], *learns: nn.Module,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.name, self.channels, self.contextual, self.answer = name, channels, contextual, answer
+        self.name, self.channels, self.contextual, self.rate = name, channels, contextual, rate
+        self.answer = answer
         self.learns = nn.ModuleList(learns)
 
     def forward(self, batch: Batch) -> Output:
@@ -244,19 +253,19 @@ class HCAM(System):
             def answer(batch: Batch) -> Output:
                 return stage(*encoder(*batch.channel(channel)))
 
-            return Part(f"I {channel}", (channel,), False, answer, encoder, stage)
+            return Part(f"I {channel}", (channel,), False, 1.0, answer, encoder, stage)
 
         def context(channel: str, stage: Context) -> Part:
             def answer(batch: Batch) -> Output:
                 return stage(vector(batch, channel), Conversation.of(batch))
 
-            return Part(f"II {channel}", (channel,), True, answer, stage)
+            return Part(f"II {channel}", (channel,), True, self.config.context_rate, answer, stage)
 
         def fusion(k: int, stage: CoAttention) -> Part:
             def answer(batch: Batch) -> Output:
                 return stage(vector(batch, "audio"), vector(batch, "text"), Conversation.of(batch))
 
-            return Part(f"III {k + 1}", ("audio", "text"), True, answer, stage)
+            return Part(f"III {k + 1}", ("audio", "text"), True, self.config.fusion_rate, answer, stage)
 
         return [
             [utterance("audio", self.audio, self.hear), utterance("text", self.text, self.read)],

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mer_lab.experiments import Recipe
 from mer_lab.training import TrainConfig
 
 _WEIGHTED_F1 = TrainConfig(monitor="weighted_f1")
+
+_MINILM = {"name": "pretrained", "encoder": "minilm-l6-v2", "layer": [2, 4, 6]}
+_SPEECH = {"attached": "prosody"}  # eight numbers an utterance: one frame
+_TRAIN = TrainConfig(epochs=8, patience=8, batch_size=64, lr=1e-3, class_weights=0.4, monitor="weighted_f1")
+_DIALOGUES = replace(_TRAIN, batch_by="dialogue")
 
 RECIPES = (
     Recipe("meld-majority", {"name": "majority"}, corpus="meld", train=_WEIGHTED_F1, seeds=(0,)),
@@ -24,5 +31,27 @@ RECIPES = (
         corpus="meld",
         text={"name": "pretrained", "encoder": "minilm-l6-v2", "layer": 3},
         train=TrainConfig(epochs=8, lr=2e-3, class_weights=0.5, patience=8, monitor="weighted_f1"),
+    ),
+    *(  # one vector an utterance and channel; 5 seeds
+        Recipe(
+            f"meld-{name}", {"name": name, "width": 128, "dropout": 0.3} | more, corpus="meld", audio=_SPEECH,
+            text=_MINILM | {"pool": True}, train=train, seeds=(0, 1, 2, 3, 4),
+        )
+        for name, more, train in (
+            ("early", {}, _TRAIN),
+            ("krishna2021", {}, _TRAIN),
+            ("bc-lstm", {"hidden": 128}, _DIALOGUES),
+            ("dialogue-rnn", {"hidden": 128}, _DIALOGUES),
+            ("cm-roberta", {"layers": 1}, _DIALOGUES),
+        )
+    ),  # fmt: skip
+    Recipe(  # every token: its first stage learns which matter
+        "meld-hcam",
+        {"name": "hcam", "width": 100, "layers": 1, "heads": 3, "inner": 96, "hidden": 128, "ensemble": 3},
+        corpus="meld",
+        audio=_SPEECH,
+        text=_MINILM,
+        train=replace(_DIALOGUES, lr=2e-3),
+        seeds=(0, 1, 2, 3, 4),
     ),
 )

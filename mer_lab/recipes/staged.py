@@ -56,11 +56,13 @@ RECIPES = (
     *(
         Recipe(
             name, {"name": name.removesuffix("-plain")} | _XU | change, audio=_PITCH,
-            text=_WORDS | {"drop": 0.3}, train=TrainConfig(epochs=16, patience=16, batch_size=16, lr=4e-3),
+            text=_WORDS | {"drop": 0.3},
+            train=TrainConfig(epochs=16, patience=16, batch_size=size, lr=2.5e-4 * size),
         )
-        for name, change in (
-            ("xu2019", {}), ("xu2019-interacting", {}), ("xu2019-delta", {"project": 32, "heads": 4}),
-            ("xu2019-plain", {"nearness": 0.0}), ("xu2019-interacting-plain", {"nearness": 0.0}),
+        for name, change, size in (
+            ("xu2019", {}, 16), ("xu2019-interacting", {}, 16),
+            ("xu2019-delta", {"project": 32, "heads": 4}, 32),
+            ("xu2019-plain", {"nearness": 0.0}, 16), ("xu2019-interacting-plain", {"nearness": 0.0}, 16),
         )
     ),  # fmt: skip
     # 06 cross-modal attention
@@ -93,8 +95,8 @@ RECIPES = (
     ),  # fmt: skip
     *(
         Recipe(
-            name, {"name": name, "width": 32, "hidden": hidden, "stride": 4}, audio=_PITCH, text=_WORDS,
-            train=TrainConfig(epochs=16, patience=16, batch_size=48, lr=6e-3, batch_by="dialogue"),
+            name, {"name": name, "hidden": hidden, "stride": 4, "dropout": 0.1}, audio=_PITCH, text=_WORDS,
+            train=TrainConfig(epochs=16, patience=16, lr=6e-3, batch_by="dialogue"),
         )
         for name, hidden in (("bc-lstm", 32), ("dialogue-rnn", 64))
     ),  # fmt: skip
