@@ -70,7 +70,9 @@ def train_model(
                     made[part.channels[0]] = cached(part, d)
             run.seconds += time.perf_counter() - start
         if all(vectors):
-            train, validation = (Dataset(train.corpus, **vectors[0]), Dataset(validation.corpus, **vectors[1]))
+            train, validation = (
+                Dataset(d.corpus, **made) for d, made in zip((train, validation), vectors, strict=True)
+            )
     model.eval()
     return run
 

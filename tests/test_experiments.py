@@ -13,6 +13,7 @@ from mer_lab.corpora import save_corpus
 from mer_lab.errors import MerLabError
 from mer_lab.experiments import MODELS, Recipe, Result, prepare, run
 from mer_lab.metrics import scores
+from mer_lab.models import SYSTEMS
 from mer_lab.models.baselines import BASELINES
 from mer_lab.recipes import RECIPES, at_scale, find_recipe, recorded, table
 from mer_lab.training import TrainConfig
@@ -143,9 +144,13 @@ def test_a_recipe_survives_toml(name, corpus, model, audio, seeds, lr, epochs):
 @pytest.mark.parametrize("name", RECIPES)
 def test_named_recipes_are_whole(name):
     recipe = RECIPES[name]
-    assert recipe.name == name and recipe.model["name"] in {*MODELS, *BASELINES}
+    assert recipe.name == name and recipe.model["name"] in {*MODELS, *BASELINES, *SYSTEMS}
     again = Recipe.from_toml(recipe.to_toml())
     assert again == recipe and again.hash == recipe.hash
+    if recipe.model["name"] in SYSTEMS:  # a setting that does not exist would be told only in training
+        system, config = SYSTEMS[recipe.model["name"]]
+        replace(config, **{k: v for k, v in recipe.model.items() if k != "name"})
+        assert not system.contextual or recipe.train.batch_by == "dialogue"
 
 
 def test_the_hash_changes_with_what_changes_the_result():

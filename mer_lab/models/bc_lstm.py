@@ -100,8 +100,8 @@ class PooledSystem(System):
 
         both = ("audio", "text")
         return [
-            [Part("I", both, False, alone, *first, classify)],
-            [Part("II", both, True, together, *later, self.dropout)],
+            [Part("I", both, False, 1.0, alone, *first, classify)],
+            [Part("II", both, True, 1.0, together, *later, self.dropout)],
         ]
 
 

@@ -1,8 +1,9 @@
 """Hierarchical co-attention: utterances, then conversations, then both channels. Lesson 07 builds it.
 
-Dutta, Ganapathy: "HCAM - Hierarchical Cross Attention Model for Multi-modal Emotion Recognition", 2023, arXiv
-2304.06910. Words below say how sure a value is: [V] read in the published material, [C-lineage] in code of the
-same authors before (2021) or after (2026), [M] general knowledge, [?] not found and our choice.
+Dutta, Ganapathy: "HCAM - Hierarchical Cross Attention Model for Multi-modal Emotion Recognition", 2023,
+arXiv 2304.06910. Words below say how sure a value is: [V] read in the published material, [C-lineage] in code
+of the same authors before (2021) or after (2026), [?] not found and our choice. Published are the stages,
+freezing, and the two losses [V]; how each stage is made inside is our reading of the code around it.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from mer_lab.models.output import Output
 from mer_lab.models.system import System
 from mer_lab.models.unimodal import average_steps
 
-IDENT = 1
-
 
 @dataclass(frozen=True)
 class HCAMConfig:
@@ -32,7 +31,8 @@ class HCAMConfig:
         heads, inner: of the co-attention, and the width of its heads together. 3 and 120 [C-lineage, 2026].
         reach: turns that are told apart by their distance; see :class:`Distances`, ours.
         blocks: of the co-attention, one upon the other. 4 [C-lineage, 2026]; 1 is ours.
-        hidden: of the co-attention's residual stream and of the classifier. 1024 [C-lineage, 2026]; 256 is ours.
+        hidden: of the co-attention's residual stream and of the classifier. 1024 [C-lineage, 2026]; 256 is
+            ours.
         dropout: of the utterance and conversation stages. 0.2 [C-lineage, 2021].
         block_dropout: of the co-attention. 0.5 [C-lineage, 2026].
         stride: average this many neighbouring frames first. 1; more is ours, for speed.
@@ -79,12 +79,6 @@ class Utterance(nn.Module):
         return Output(self.classify(self.dropout(u)), {"I pooling": alpha[:, None, None]}, u)
 
 
-def ident(m):
-    if IDENT:
-        for l in (m.value, m.out):
-            nn.init.eye_(l.weight); nn.init.zeros_(l.bias)
-    return m
-
 class Distances(nn.Module):
     """Each turn says, from what it is, how far back or ahead it looks (after Shaw et al. 2018; ours)."""
 
@@ -100,7 +94,7 @@ class Distances(nn.Module):
         """
         k = torch.arange(x.shape[1], device=x.device)
         apart = (k - k[:, None]).clamp(-self.reach, self.reach) + self.reach  # (turns, turns)
-        said = self.say(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (dialogues, heads, turns, 2 reach + 1)
+        said = self.say(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return said.gather(-1, apart.expand(*said.shape[:2], -1, -1))
 
 
@@ -124,7 +118,7 @@ class Context(nn.Module):
         """``u (U, 2 width)``, utterances of the conversations in any order."""
         turns, mask = conversation.turns(u), conversation.mask  # (dialogues, turns, 2 width)
         h = self.gru(self.dropout(turns), mask)  # (dialogues, turns, 2 width)
-        seen, weights = self.attend(h, h, mask, bias=self.distance(turns))  # ..., (dialogues, 1, turns, turns)
+        seen, weights = self.attend(h, h, mask, bias=self.distance(turns))
         c = u + conversation.utterances(self.dropout(self.norm(h + self.dropout(seen))))  # (U, 2 width)
         return Output(self.classify(self.dropout(c)), {"II turns": weights}, c)
 
@@ -135,8 +129,8 @@ class Block(nn.Module):
     def __init__(self, config: HCAMConfig) -> None:
         super().__init__()
         self.distance = nn.ModuleList(Distances(config.hidden, config.heads, config.reach) for _ in "cs")
-        self.cross = ident(MultiHeadAttention(config.hidden, config.heads, inner=config.inner))
-        self.self = ident(MultiHeadAttention(config.hidden, config.heads, inner=config.inner))
+        self.cross = MultiHeadAttention(config.hidden, config.heads, inner=config.inner)
+        self.self = MultiHeadAttention(config.hidden, config.heads, inner=config.inner)
         self.norm1, self.norm2 = nn.LayerNorm(config.hidden), nn.LayerNorm(config.hidden)
         self.dropout = nn.Dropout(config.block_dropout)
 
@@ -154,9 +148,7 @@ class CoAttention(nn.Module):
     def __init__(self, classes: int, config: HCAMConfig) -> None:
         super().__init__()
         self.project = nn.ModuleList(nn.Linear(2 * config.width, config.hidden) for _ in "at")
-        self.blocks = nn.ModuleList(
-            nn.ModuleList(Block(config) for _ in "at") for _ in range(config.blocks)
-        )
+        self.blocks = nn.ModuleList(nn.ModuleList(Block(config) for _ in "at") for _ in range(config.blocks))
         self.norm = nn.LayerNorm(2 * config.hidden)
         self.join = nn.Linear(2 * config.hidden, config.hidden)
         self.classify = nn.Linear(config.hidden, classes)
@@ -165,8 +157,9 @@ class CoAttention(nn.Module):
     def forward(self, audio: Tensor, text: Tensor, conversation: Conversation) -> Output:
         """``audio``, ``text (U, 2 width)``."""
         a, t = (
-            project(self.dropout(conversation.turns(x))) for project, x in zip(self.project, (audio, text), strict=True)
-        )  # (dialogues, turns, hidden)
+            project(self.dropout(conversation.turns(x)))  # (dialogues, turns, hidden)
+            for project, x in zip(self.project, (audio, text), strict=True)
+        )
         attention = {}
         for k, (listen, read) in enumerate(self.blocks):
             (a, a_to_t, a_to_a), (t, t_to_a, t_to_t) = (
@@ -236,12 +229,13 @@ class HCAM(System):
 
     def forward(self, batch: Batch, need_attention: bool = False) -> Output:
         stages = self.stages(batch)
-        *before, last = stages.items()
-        attention = {}
+        last, attention = stages.pop("III"), {}
         if need_attention:
-            attention = {f"{key} {name.split()[1]}": w for name, o in before for key, w in o.attention.items()}
-            attention |= last[1].attention
-        return last[1]._replace(attention=attention)
+            for name, output in stages.items():
+                channel = name.split()[1]
+                attention |= {f"{key}, {channel}": weights for key, weights in output.attention.items()}
+            attention |= last.attention
+        return last._replace(attention=attention)
 
     def parts(self) -> list[list[Part]]:
         """The stages in the order of training; a later one reads the vectors of the one before."""

@@ -47,7 +47,10 @@ RECIPES = (
     ),  # fmt: skip
     Recipe(  # every token: its first stage learns which matter
         "meld-hcam",
-        {"name": "hcam", "width": 100, "layers": 1, "heads": 3, "inner": 96, "hidden": 128, "ensemble": 3},
+        {
+            "name": "hcam", "width": 100, "layers": 1, "heads": 3, "inner": 96, "hidden": 128, "ensemble": 5,
+            "context_rate": 0.5, "fusion_rate": 0.1,
+        },  # fmt: skip
         corpus="meld",
         audio=_SPEECH,
         text=_MINILM,
