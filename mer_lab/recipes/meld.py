@@ -11,8 +11,10 @@ _WEIGHTED_F1 = TrainConfig(monitor="weighted_f1")
 
 _MINILM = {"name": "pretrained", "encoder": "minilm-l6-v2", "layer": [2, 4, 6]}
 _SPEECH = {"attached": "prosody"}  # eight numbers an utterance: one frame
-_TRAIN = TrainConfig(epochs=8, patience=8, batch_size=64, lr=1e-3, class_weights=0.4, monitor="weighted_f1")
+_TRAIN = TrainConfig(epochs=6, patience=6, batch_size=128, lr=2e-3, class_weights=0.4, monitor="weighted_f1")
 _DIALOGUES = replace(_TRAIN, batch_by="dialogue")
+
+_STAGES = {"layers": 1, "inner": 96, "hidden": 128, "ensemble": 3, "context_rate": 0.5, "fusion_rate": 0.2}
 
 RECIPES = (
     Recipe("meld-majority", {"name": "majority"}, corpus="meld", train=_WEIGHTED_F1, seeds=(0,)),
@@ -43,18 +45,7 @@ RECIPES = (
             ("bc-lstm", {"hidden": 128}, _DIALOGUES),
             ("dialogue-rnn", {"hidden": 128}, _DIALOGUES),
             ("cm-roberta", {"layers": 1}, _DIALOGUES),
+            ("hcam", _STAGES, _DIALOGUES),
         )
     ),  # fmt: skip
-    Recipe(  # every token: its first stage learns which matter
-        "meld-hcam",
-        {
-            "name": "hcam", "width": 100, "layers": 1, "heads": 3, "inner": 96, "hidden": 128, "ensemble": 5,
-            "context_rate": 0.5, "fusion_rate": 0.1,
-        },  # fmt: skip
-        corpus="meld",
-        audio=_SPEECH,
-        text=_MINILM,
-        train=replace(_DIALOGUES, lr=2e-3),
-        seeds=(0, 1, 2, 3, 4),
-    ),
 )
