@@ -19,8 +19,10 @@ from mer_lab.batches import Dataset
 from mer_lab.checkpoints import load_tensors, load_weights, save_tensors
 from mer_lab.corpora import Corpus
 from mer_lab.errors import MerLabError
+from mer_lab.losses import supervised_contrastive
 from mer_lab.models import UnimodalBiLSTM
 from mer_lab.models.layers import FrameEncoder
+from mer_lab.models.output import Output
 from mer_lab.prediction import predict
 from mer_lab.ragged import Ragged
 from mer_lab.training import TrainConfig, class_weights, fit
@@ -280,9 +282,13 @@ def test_weights_enter_the_loss(data):
     w, y = class_weights(data[0].targets, 3), batch.label.numpy()
     known = y >= 0
     nll = -logits.log_softmax(-1).numpy()[known, y[known]]
-    assert float(loss(logits, batch)) == pytest.approx(
-        (w[y[known]] * nll).sum() / w[y[known]].sum(), rel=1e-5
-    )
+    expected = (w[y[known]] * nll).sum() / w[y[known]].sum()
+    out = Output(logits, {}, torch.randn(20, 4))
+    assert float(loss(out, batch)) == pytest.approx(expected, rel=1e-5)
+    config = replace(CONFIG, class_weights=1.0, contrastive=0.25, temperature=0.5)
+    both = training._loss(data[0], config, torch.device("cpu"))
+    contrast = supervised_contrastive(out.embedding, batch.label, 0.5)
+    assert float(both(out, batch)) == pytest.approx(0.75 * expected + 0.25 * float(contrast), rel=1e-5)
 
 
 def test_unlabelled_utterances_teach_nothing(data):
