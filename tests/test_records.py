@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 
 from mer_lab.batches import Batch
 from mer_lab.errors import MerLabError
+from mer_lab.inputs import pooled
 from mer_lab.models.layers import Conversation
+from mer_lab.ragged import Ragged
 from mer_lab.records import Recipe, Result, by_cue, cue_difference
 from mer_lab.training import TrainConfig
 
@@ -64,3 +67,10 @@ def test_turns_stand_in_order_and_return_to_their_place(rows):
     for row, mask in zip(turns[..., 0], conversation.mask, strict=True):
         members = [rows[int(k) - 1] for k in row[mask]]
         assert members == sorted(members) and len({d for d, _ in members}) == 1
+
+
+def test_pooled_frames_are_mean_and_maximum_of_each_utterance_alone():
+    frames = [np.array([[1.0, -4.0], [3.0, -2.0]], np.float32), np.array([[5.0, 7.0]], np.float32)]
+    out = pooled(Ragged.from_sequences(frames, ["a", "b"], {"name": "x", "hop": None}))
+    assert out.ids == ["a", "b"] and out.lengths.tolist() == [1, 1]
+    assert out[0].tolist() == [[2.0, -3.0, 3.0, -2.0]] and out[1].tolist() == [[5.0, 7.0, 5.0, 7.0]]
