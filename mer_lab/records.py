@@ -30,7 +30,8 @@ class Recipe:
         fold: ``"session=5"``: that session for the test, the next for validation, the rest for training.
         audio: ``{"name": extractor, **settings}`` or ``{"attached": name}``; empty for none.
         text: ``{"name": "words", "width": 64, "min_count": 1, "drop": 0.1, "glove": path}``,
-            ``{"name": "pretrained", "encoder": name or path, ...}``, or, for an encoder that learns,
+            ``{"name": "pretrained", "encoder": name or path, ...}`` (with ``"pool": true`` the mean and the
+            maximum over the tokens, one vector an utterance), or, for an encoder that learns,
             ``{"name": "tokens", "encoder": ...}``; empty for none.
         encoder: settings of the network that reads the frames: ``{"name": "conv", ...}``, its ``augment`` a
             table of its own; ``{"name": "mix", "layers": 7}`` for several frozen layers side by side; or
