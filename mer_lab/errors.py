@@ -14,5 +14,16 @@ class MerLabError(Exception):
         return [f"{type(self).__name__}: {self}"]
 
 
+def check_choices(settings: object, **choices: tuple[str, ...]) -> None:
+    """Complain about a setting that is none of those its name allows.
+
+    Raises:
+        MerLabError: the first such setting, and what it may be.
+    """
+    for name, known in choices.items():
+        if getattr(settings, name) not in known:
+            raise MerLabError(f"{name} is {getattr(settings, name)!r}, expected one of {', '.join(known)}.")
+
+
 class BudgetError(MerLabError):
     """A budget of memory too small for one utterance; fewer processes would have more each."""

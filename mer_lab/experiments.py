@@ -188,7 +188,7 @@ def _run_seed(recipe: Recipe, seed: int, folder, progress: bool, threads: int | 
         p, q, log = model.predict_proba(validation), model.predict_proba(test), {}
     else:
         place = Path(folder) / f"{recipe.name}-{recipe.hash}" / f"seed-{seed}" if folder else None
-        done = train_model(build, train, validation, recipe.train, seed, place, progress)
+        done = train_model(build, train, validation, recipe.train, seed, place, progress=progress)
         log = {
             "best_epoch": done.best_epoch,
             "seconds": round(done.seconds, 2),

@@ -13,7 +13,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from mer_lab.batches import Dataset
-from mer_lab.prediction import at_once
+from mer_lab.prediction import embed
 from mer_lab.ragged import Ragged
 from mer_lab.training import Run, TrainConfig, fit
 
@@ -25,8 +25,7 @@ def train_model(
     config: TrainConfig | None = None,
     seed: int = 0,
     folder: str | Path | None = None,
-    progress: bool = True,
-    cpu: bool = False,
+    **options: bool,
 ) -> Run:
     """Train a system the way it asks for: in stages where it has them, else in one piece.
 
@@ -34,7 +33,8 @@ def train_model(
     same settings and its own best epoch. Then a part's vectors of all utterances are cached and are what the
     next stage reads, so no later stage can change it.
 
-    Args: as of :func:`fit`; the parts keep their checkpoints in ``folder/stage-NAME``.
+    Args: as of :func:`fit`, ``options`` its ``progress`` and ``cpu``; the parts keep their checkpoints in
+    ``folder/stage-NAME``.
 
     Returns:
         the whole system; rows of its history tell the stages apart by ``"stage"``, seconds are the sum, and
@@ -50,7 +50,7 @@ def train_model(
             torch.set_rng_state(drawn)
             return model
 
-        return fit(built, train, validation, config, seed, folder, progress, cpu)
+        return fit(built, train, validation, config, seed, folder, **options)
     run = Run(model)
     for stage in model.parts():
         vectors: list[dict[str, Ragged]] = [{}, {}]  # of training and validation, by channel
@@ -60,7 +60,7 @@ def train_model(
             settings = replace(config, batch_by=by, lr=config.lr * part.rate)
             place = Path(folder) / f"stage-{part.name.replace(' ', '-')}" if folder else None
             # parts of a stage meet the data in orders of their own
-            done = fit(lambda part=part: part, *data, settings, seed + 1000 * k, place, progress, cpu)
+            done = fit(lambda part=part: part, *data, settings, seed + 1000 * k, place, **options)
             run.history += [{"stage": part.name, **row} for row in done.history]
             run.best_epoch = done.best_epoch
             run.seconds += done.seconds
@@ -79,20 +79,6 @@ def train_model(
 
 def _only(channels: tuple[str, ...], data: Dataset) -> Dataset:
     return Dataset(data.corpus, **{channel: getattr(data, channel) for channel in channels})
-
-
-def embed(model: nn.Module, data: Dataset) -> np.ndarray:
-    """What the classifier sees of every utterance, ``(U, D)``, in the corpus's order."""
-    device = next(model.parameters()).device
-    by = "dialogue" if getattr(model, "contextual", False) else "length"
-    out: list[np.ndarray] = []
-    rows: list[np.ndarray] = []
-    model.eval()
-    with torch.inference_mode():
-        for batch in data.batches(at_once(model), by):
-            out.append(model(batch.to(device)).embedding.float().cpu().numpy())
-            rows.append(batch.index.numpy())
-    return np.concatenate(out)[np.argsort(np.concatenate(rows))]
 
 
 def cached(part: nn.Module, data: Dataset) -> Ragged:

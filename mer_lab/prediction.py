@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mer_lab.batches import Dataset
 from mer_lab.errors import MerLabError
@@ -22,19 +22,30 @@ def predict(
 
     Of a model with one output, trained on a score, its values ``(U, 1)``.
     """
+    logits = _of_every_utterance(model, data, "logits", batch_size, batch_by)
+    return (logits.softmax(-1) if logits.shape[1] > 1 else logits).numpy()
+
+
+def embed(model: nn.Module, data: Dataset) -> np.ndarray:
+    """What the classifier sees of every utterance, ``(U, D)``, in the corpus's order."""
+    return _of_every_utterance(model, data, "embedding").numpy()
+
+
+def _of_every_utterance(
+    model: nn.Module, data: Dataset, part: str, batch_size: int | None = None, batch_by: str | None = None
+) -> Tensor:
+    """A part of the model's :class:`Output`, float32, row by row as in the corpus."""
     device = next(model.parameters()).device
     batch_by = batch_by or ("dialogue" if getattr(model, "contextual", False) else "length")
     model.eval()
-    out: np.ndarray | None = None
+    values, rows = [], []
     with torch.inference_mode():
         for batch in data.batches(batch_size or at_once(model), batch_by):
-            logits = model(batch.to(device)).logits.float()
-            p = (logits.softmax(-1) if logits.shape[1] > 1 else logits).cpu().numpy()
-            out = np.zeros((len(data), p.shape[1]), np.float32) if out is None else out
-            out[batch.index.numpy()] = p
-    if out is None:
+            values.append(getattr(model(batch.to(device)), part).float().cpu())
+            rows.append(batch.index)
+    if not rows:
         raise MerLabError("there are no utterances to predict.")
-    return out
+    return torch.cat(values)[torch.cat(rows).argsort()]
 
 
 def evaluate(data: Dataset, prediction: np.ndarray, target: str = "label") -> dict:

@@ -26,7 +26,7 @@ from mer_lab.checkpoints import (
     save_tensors,
     training_state,
 )
-from mer_lab.errors import MerLabError
+from mer_lab.errors import MerLabError, check_choices
 from mer_lab.files import digest
 from mer_lab.losses import supervised_contrastive
 from mer_lab.metrics import METRICS
@@ -71,12 +71,13 @@ class TrainConfig:
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        batches, precisions = ("length", "dialogue"), ("no", "bf16", "fp16")
-        monitors = METRICS if self.target == "label" else SCORE_METRICS
-        choices = {"target": ("label", "score"), "monitor": monitors, "batch_by": batches}
-        for name, known in (choices | {"precision": precisions}).items():
-            if getattr(self, name) not in known:
-                raise MerLabError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(known)}.")
+        check_choices(
+            self,
+            target=("label", "score"),
+            monitor=METRICS if self.target == "label" else SCORE_METRICS,
+            batch_by=("length", "dialogue"),
+            precision=("no", "bf16", "fp16"),
+        )
         for name in ("epochs", "batch_size", "patience"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:

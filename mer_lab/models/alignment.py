@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mer_lab.batches import Batch
-from mer_lab.errors import MerLabError
+from mer_lab.errors import check_choices
 from mer_lab.models.layers import (
     AttentionPooling,
     BiGRU,
@@ -66,9 +66,7 @@ class AlignmentConfig:
     raw: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in {"score": SCORES, "cell": ("lstm", "gru"), "pool": ("max", "attention")}.items():
-            if getattr(self, name) not in known:
-                raise MerLabError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(known)}.")
+        check_choices(self, score=SCORES, cell=("lstm", "gru"), pool=("max", "attention"))
 
 
 class AdditiveAlignment(nn.Module):

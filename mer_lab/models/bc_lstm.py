@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from mer_lab.batches import Batch
-from mer_lab.models.hcam import Part
 from mer_lab.models.layers import AttentionPooling, BiLSTM, Conversation
 from mer_lab.models.layers.pooling import Pooled
 from mer_lab.models.output import Output
-from mer_lab.models.system import System
+from mer_lab.models.system import Part, System
 from mer_lab.models.unimodal import average_steps
 
 

@@ -15,8 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from mer_lab.batches import Batch
-from mer_lab.errors import MerLabError
-from mer_lab.models.layers import AttentionPooling, BiGRU, BiLSTM, Conversation, MultiHeadAttention
+from mer_lab.errors import MerLabError, check_choices
+from mer_lab.models.layers import (
+    AttentionPooling,
+    BiGRU,
+    BiLSTM,
+    Conversation,
+    MultiHeadAttention,
+    place,
+    relative,
+)
 from mer_lab.models.output import Output
 from mer_lab.models.system import System
 from mer_lab.models.unimodal import average_steps
@@ -58,9 +66,7 @@ class CMRobertaConfig:
     stride: int = 1
 
     def __post_init__(self) -> None:
-        for name, known in {"core": CORES, "context": CONTEXTS}.items():
-            if getattr(self, name) not in known:
-                raise MerLabError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(known)}.")
+        check_choices(self, core=CORES, context=CONTEXTS)
         if self.width % 2 or self.width % self.heads:
             raise MerLabError(f"width is {self.width}, expected a multiple of 2 and of heads ({self.heads}).")
 
@@ -218,18 +224,3 @@ class CMRoberta(System):
                 h = self.remember(turns)[0] if self.config.causal else self.remember(turns, mask)
             u = skip * u + conversation.utterances(h)
         return Output(self.classify(self.dropout(u)), attention if need_attention else {}, u)
-
-
-def place(mask: Tensor) -> Tensor:
-    """Where each step is, as a share of its utterance: the middle of the first of four is 1/8."""
-    return (mask.cumsum(1) - 0.5) / mask.sum(1, keepdim=True).clamp(min=1)
-
-
-def relative(x: Tensor, mask: Tensor) -> Tensor:
-    """Ours: each frame's distance from the mean of its own utterance, in standard deviations; 0 in padding.
-
-    A stressed word is high *for this speaker in this sentence*, and speakers differ by more than that.
-    """
-    real, count = mask.unsqueeze(-1), mask.sum(1).clamp(min=1)[:, None, None]
-    x = (x - (x * real).sum(1, keepdim=True) / count) * real
-    return x / (x.square().sum(1, keepdim=True) / count + 0.01).sqrt()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mer_lab.batches import Batch
-from mer_lab.errors import MerLabError
+from mer_lab.errors import MerLabError, check_choices
 from mer_lab.models.layers import (
     BiLSTM,
     MultiHeadAttention,
@@ -71,9 +71,7 @@ class CrossModalConfig:
     stride: int = 1
 
     def __post_init__(self) -> None:
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                raise MerLabError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(known)}.")
+        check_choices(self, **_CHOICES)
         if self.width % self.heads or (self.recurrent and self.width % 2):
             raise MerLabError(f"width {self.width} cannot be shared by {self.heads} heads, or 2 directions.")
         if self.kernel % 2 == 0:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mer_lab.batches import Batch
-from mer_lab.errors import MerLabError
+from mer_lab.errors import check_choices
 from mer_lab.models.layers import AttentionPooling, BiLSTM
 from mer_lab.models.output import Output
 from mer_lab.models.system import System
@@ -45,8 +45,7 @@ class FusionConfig:
     stride: int = 4
 
     def __post_init__(self) -> None:
-        if self.fusion not in FUSIONS:
-            raise MerLabError(f"fusion is {self.fusion!r}, expected one of {', '.join(FUSIONS)}.")
+        check_choices(self, fusion=FUSIONS)
 
 
 class Fused(NamedTuple):

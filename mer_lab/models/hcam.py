@@ -8,7 +8,6 @@ freezing, and the two losses [V]; how each stage is made inside is our reading o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from mer_lab.batches import Batch
 from mer_lab.models.layers import AttentionPooling, BiGRU, Conversation, MultiHeadAttention
 from mer_lab.models.output import Output
-from mer_lab.models.system import System
+from mer_lab.models.system import Part, System
 from mer_lab.models.unimodal import average_steps
 
 
@@ -171,31 +170,6 @@ class CoAttention(nn.Module):
         both = conversation.utterances(self.norm(torch.cat([t, a], dim=-1)))  # (U, 2 hidden)
         z = self.join(self.dropout(both)).relu()  # (U, hidden)
         return Output(self.classify(self.dropout(z)), attention, z)
-
-
-class Part(nn.Module):
-    """What is trained at a time, as a model of its own.
-
-    Args:
-        name: such as ``"I audio"``.
-        channels: those that it reads, and whose vectors it makes for the next stage.
-        answer: its :class:`Output` for a batch: raw features for stage I, later the vectors of the stage
-            before as sequences of one step.
-        rate: share of the learning rate that it takes.
-        learns: the modules behind ``answer``.
-    """
-
-    def __init__(
-        self, name: str, channels: tuple[str, ...], contextual: bool, rate: float,
-        answer: Callable[[Batch], Output], *learns: nn.Module,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.name, self.channels, self.contextual, self.rate = name, channels, contextual, rate
-        self.answer = answer
-        self.learns = nn.ModuleList(learns)
-
-    def forward(self, batch: Batch) -> Output:
-        return self.answer(batch)
 
 
 class HCAM(System):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mer_lab.batches import Batch
-from mer_lab.errors import MerLabError
+from mer_lab.errors import MerLabError, check_choices
 from mer_lab.models.layers import MultiHeadAttention, Nearness, positions, relative
 from mer_lab.models.output import Output
 from mer_lab.models.system import System
@@ -36,7 +36,7 @@ class MulTConfig:
         kernel: steps of the temporal convolution before everything; odd. 3 [M]
         nearness: whether cross-modal scores fall with distance, as in
             :class:`~mer_lab.models.layers.Nearness`: ours.
-        relative: as in :class:`~mer_lab.models.cross_modal.CrossModalConfig`: ours.
+        relative: whether each frame also comes as its distance from the utterance's mean: ours.
         pool: "last", the last real step [M], or "mean" (ours).
         dropout: of the input, the residual branches and the weights; the paper has one for each. 0.1 [M]
         stride: average this many neighbouring frames first. 1; more is ours, for speed.
@@ -54,8 +54,7 @@ class MulTConfig:
     stride: int = 1
 
     def __post_init__(self) -> None:
-        if self.pool not in ("last", "mean"):
-            raise MerLabError(f"pool is {self.pool!r}, expected one of last, mean.")
+        check_choices(self, pool=("last", "mean"))
         if self.width % self.heads:
             raise MerLabError(f"width {self.width} cannot be shared by {self.heads} heads.")
         if self.kernel % 2 == 0:

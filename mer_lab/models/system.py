@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ from mer_lab.batches import Batch
 from mer_lab.checkpoints import learnt, load_tensors, restore_weights, save_tensors
 from mer_lab.errors import MerLabError
 from mer_lab.models import layers
+from mer_lab.models.output import Output
 
 _WEIGHTS = "model.safetensors"
 _CARD = """---
@@ -141,6 +143,31 @@ class System(nn.Module, ModelHubMixin, library_name="mer_lab", model_card_templa
             ))  # fmt: skip
         restore_weights(load_tensors(path)[0], model)
         return model.eval()
+
+
+class Part(nn.Module):
+    """What is trained at a time, as a model of its own.
+
+    Args:
+        name: such as ``"I audio"``.
+        channels: those that it reads, and whose vectors it makes for the next stage.
+        answer: its :class:`Output` for a batch: raw features for stage I, later the vectors of the stage
+            before as sequences of one step.
+        rate: share of the learning rate that it takes.
+        learns: the modules behind ``answer``.
+    """
+
+    def __init__(
+        self, name: str, channels: tuple[str, ...], contextual: bool, rate: float,
+        answer: Callable[[Batch], Output], *learns: nn.Module,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.name, self.channels, self.contextual, self.rate = name, channels, contextual, rate
+        self.answer = answer
+        self.learns = nn.ModuleList(learns)
+
+    def forward(self, batch: Batch) -> Output:
+        return self.answer(batch)
 
 
 def _kinds(of: type) -> list[type]:

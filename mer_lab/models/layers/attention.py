@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from mer_lab.errors import MerLabError
 from mer_lab.models.layers.pooling import masked_softmax
 
 
@@ -29,6 +30,9 @@ class MultiHeadAttention(nn.Module):
         inner: width of all heads together, ``width`` by default; a multiple of ``heads``.
         dropout: of the weights, in training.
 
+    Raises:
+        MerLabError: the heads do not divide the width.
+
     >>> attend = MultiHeadAttention(8, heads=2, key_width=6)
     >>> words, frames = torch.randn(3, 4, 8), torch.randn(3, 9, 6)
     >>> out = attend(words, frames, torch.ones(3, 9, dtype=torch.bool))
@@ -43,7 +47,7 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         inner = inner or width
         if inner % heads:
-            raise ValueError(f"{inner} dimensions cannot be shared by {heads} heads")
+            raise MerLabError(f"{inner} dimensions cannot be shared by {heads} heads; choose a multiple.")
         self.heads = heads
         self.query = nn.Linear(width, inner)
         self.key = nn.Linear(key_width or width, inner)
