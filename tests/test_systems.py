@@ -88,6 +88,18 @@ def test_attention_rows_sum_to_one_over_real_keys_and_cost_no_logit(name, data):
         assert total.eq(0).float().mean() < 0.9, key
 
 
+@pytest.mark.parametrize("name", [n for n in SYSTEMS if hasattr(SYSTEMS[n][1], "stride")])
+def test_a_stride_averages_frames_and_never_words(name, data):
+    """Of utterances of one frame a stride leaves all as it is, however many words they have."""
+    first = [sequence[:1] for sequence in data.audio]
+    one = Dataset(data.corpus, Ragged.from_sequences(first, data.corpus.ids), data.text)
+    model = small(name)
+    system, config = type(model), replace(model.config, stride=4)
+    strided = system(model.audio, model.text, CLASSES, config).eval()
+    strided.load_state_dict(model.state_dict())
+    assert torch.allclose(logits(strided, one, range(14)), logits(model, one, range(14)), atol=1e-6)
+
+
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_gradients_reach_every_parameter(name, data):
     model = small(name).train()

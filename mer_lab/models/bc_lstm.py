@@ -43,9 +43,9 @@ class BCLSTMConfig:
 class PooledChannel(nn.Module):
     """One vector of an utterance's voice, or of its words: BiLSTM and attention pooling."""
 
-    def __init__(self, channel: int, config) -> None:
+    def __init__(self, channel: int, config, stride: int = 1) -> None:
         super().__init__()
-        self.stride, self.width = config.stride, 2 * config.width
+        self.stride, self.width = stride, 2 * config.width
         self.lstm, self.pool = BiLSTM(channel, config.width), AttentionPooling(self.width)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -66,7 +66,8 @@ class PooledSystem(System):
 
     def __init__(self, audio: nn.Module, text: nn.Module, classes: int, config) -> None:
         super().__init__(audio, text, classes, config)
-        self.hear, self.read = PooledChannel(audio.width, config), PooledChannel(text.width, config)
+        self.hear = PooledChannel(audio.width, config, config.stride)
+        self.read = PooledChannel(text.width, config)
         self.mix = nn.Linear(4 * config.width, 2 * config.width)
         self.dropout = nn.Dropout(config.dropout)
 

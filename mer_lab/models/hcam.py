@@ -62,9 +62,9 @@ class HCAMConfig:
 class Utterance(nn.Module):
     """Stage I, one channel: BiGRU and self-attention pooling turn an utterance into a vector."""
 
-    def __init__(self, width: int, classes: int, config: HCAMConfig) -> None:
+    def __init__(self, width: int, classes: int, config: HCAMConfig, stride: int = 1) -> None:
         super().__init__()
-        self.stride = config.stride
+        self.stride = stride
         self.gru = BiGRU(width, config.width)
         self.pool = AttentionPooling(2 * config.width)
         self.classify = nn.Linear(2 * config.width, classes)
@@ -100,7 +100,8 @@ class Distances(nn.Module):
 class Context(nn.Module):
     """Stage II, one channel: a BiGRU reads the conversation, and every turn looks at all of its turns.
 
-    What they find is added to the utterance's vector, so that it stays readable for stage III. Ours.
+    What they find is added to the utterance's vector, so that it stays readable for stage III; no layer norm,
+    which would make it many times as large as the vector. Ours.
     """
 
     def __init__(self, classes: int, config: HCAMConfig) -> None:
@@ -109,7 +110,6 @@ class Context(nn.Module):
         self.gru = BiGRU(both, config.width, config.layers, config.dropout)
         self.distance = Distances(both, 1, config.reach)
         self.attend = MultiHeadAttention(both)
-        self.norm = nn.LayerNorm(both)
         self.classify = nn.Linear(both, classes)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -118,7 +118,7 @@ class Context(nn.Module):
         turns, mask = conversation.turns(u), conversation.mask  # (dialogues, turns, 2 width)
         h = self.gru(self.dropout(turns), mask)  # (dialogues, turns, 2 width)
         seen, weights = self.attend(h, h, mask, bias=self.distance(turns))
-        c = u + conversation.utterances(self.dropout(self.norm(h + self.dropout(seen))))  # (U, 2 width)
+        c = u + conversation.utterances(self.dropout(h + self.dropout(seen)))  # (U, 2 width)
         return Output(self.classify(self.dropout(c)), {"II turns": weights}, c)
 
 
@@ -183,7 +183,8 @@ class HCAM(System):
         self, audio: nn.Module, text: nn.Module, classes: int, config: HCAMConfig = HCAMConfig()
     ) -> None:
         super().__init__(audio, text, classes, config)
-        self.hear, self.read = (Utterance(e.width, classes, config) for e in (audio, text))
+        self.hear = Utterance(audio.width, classes, config, config.stride)
+        self.read = Utterance(text.width, classes, config)
         self.hear_on, self.read_on = (Context(classes, config) for _ in "at")
         self.fuse = nn.ModuleList(CoAttention(classes, config) for _ in range(config.ensemble))
         for stage in (self.hear, self.read, self.hear_on, self.read_on):

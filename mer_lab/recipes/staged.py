@@ -15,10 +15,10 @@ _MULT = {"name": "mult", "width": 32, "heads": 4, "layers": 2, "self_layers": 1,
 _CM_ROBERTA = {"name": "cm-roberta", "layers": 1, "width": 32, "causal": True, "clock": 40.0, "stride": 4}
 _XU = {"width": 32, "stride": 4, "nearness": 10.0, "relative": True, "raw": True, "dropout": 0.1}
 _FREQUENT = _WORDS | {"min_count": 35}  # rare words, mostly a scene's nouns, are learnt by heart in stage I
-_HCAM = {"name": "hcam", "width": 32, "layers": 1, "heads": 2, "inner": 64, "hidden": 64, "stride": 8}
-_HCAM |= {"dropout": 0.3, "block_dropout": 0.1, "context_rate": 0.2, "fusion_rate": 0.2}
+_HCAM = {"name": "hcam", "width": 32, "layers": 1, "heads": 2, "inner": 64, "hidden": 64, "stride": 4}
+_HCAM |= {"dropout": 0.1, "block_dropout": 0.2, "context_rate": 0.4, "fusion_rate": 0.4}
 _IN_STAGES = TrainConfig(
-    epochs=12, patience=4, lr=2e-2, weight_decay=0.1, batch_by="dialogue", contrastive=0.1, temperature=0.5
+    epochs=16, patience=6, lr=1e-2, weight_decay=0.2, batch_by="dialogue", contrastive=0.1, temperature=0.5
 )
 
 RECIPES = (
@@ -58,30 +58,43 @@ RECIPES = (
     # 05 alignment attention
     *(
         Recipe(
-            name, {"name": name.removesuffix("-plain")} | _XU | change, audio=_PITCH,
+            name,
+            {"name": name.removesuffix("-plain")} | _XU | change,
+            audio=_PITCH,
             text=_WORDS | {"drop": 0.3},
             train=TrainConfig(epochs=16, patience=16, batch_size=size, lr=2.5e-4 * size),
         )
         for name, change, size in (
-            ("xu2019", {}, 16), ("xu2019-interacting", {}, 16),
+            ("xu2019", {}, 16),
+            ("xu2019-interacting", {}, 16),
             ("xu2019-delta", {"project": 32, "heads": 4}, 32),
-            ("xu2019-plain", {"nearness": 0.0}, 16), ("xu2019-interacting-plain", {"nearness": 0.0}, 16),
+            ("xu2019-plain", {"nearness": 0.0}, 16),
+            ("xu2019-interacting-plain", {"nearness": 0.0}, 16),
         )
     ),  # fmt: skip
     # 06 cross-modal attention
     *(
         Recipe(
-            f"krishna2021{name}", _KRISHNA | {"stride": 4} | change, audio=_PITCH, text=_WORDS,
+            f"krishna2021{name}",
+            _KRISHNA | {"stride": 4} | change,
+            audio=_PITCH,
+            text=_WORDS,
             train=TrainConfig(epochs=16, patience=16, lr=4e-3),
         )
         for name, change in (
-            ("", {}), ("-text-queries", {"directions": "text"}), ("-audio-queries", {"directions": "audio"}),
-            ("-no-attention", {"attention": False}), ("-mean", {"statistics": "mean"}),
+            ("", {}),
+            ("-text-queries", {"directions": "text"}),
+            ("-audio-queries", {"directions": "audio"}),
+            ("-no-attention", {"attention": False}),
+            ("-mean", {"statistics": "mean"}),
             ("-no-nearness", {"positions": "none"}),
         )
     ),  # fmt: skip
     Recipe(
-        "mult", _MULT | {"nearness": True, "relative": True, "stride": 6}, audio=_PITCH, text=_WORDS,
+        "mult",
+        _MULT | {"nearness": True, "relative": True, "stride": 6},
+        audio=_PITCH,
+        text=_WORDS,
         train=TrainConfig(epochs=16, patience=16, lr=5e-3),
     ),  # fmt: skip
     # 07 hierarchical co-attention
@@ -93,24 +106,37 @@ RECIPES = (
             ("", {}, {}),
             ("-no-contrast", {}, {"contrastive": 0.0}),
             ("-ensemble", {"ensemble": 3}, {}),
-            ("-end-to-end", {"stagewise": False}, {"epochs": 20, "patience": 8, "lr": 4e-3}),
+            (
+                "-end-to-end",
+                {"stagewise": False, "stride": 8},
+                {"epochs": 20, "patience": 20, "lr": 1e-3, "weight_decay": 0.01},
+            ),
         )
     ),
     # 08 CM-RoBERTa, and rivals that use context
     *(
         Recipe(
-            f"cm-roberta{name}", _CM_ROBERTA | change, audio=_PITCH, text=_WORDS,
+            f"cm-roberta{name}",
+            _CM_ROBERTA | change,
+            audio=_PITCH,
+            text=_WORDS,
             train=TrainConfig(epochs=20, patience=20, batch_size=48, lr=4e-3, batch_by="dialogue"),
         )
         for name, change in (
-            ("", {}), ("-self", {"core": "self"}), ("-cross", {"core": "cross"}),
-            ("-serial", {"core": "serial"}), ("-no-residual", {"residual": False}),
+            ("", {}),
+            ("-self", {"core": "self"}),
+            ("-cross", {"core": "cross"}),
+            ("-serial", {"core": "serial"}),
+            ("-no-residual", {"residual": False}),
             ("-gru", {"context": "gru"}),
         )
     ),  # fmt: skip
     *(
         Recipe(
-            name, {"name": name, "hidden": hidden, "stride": 4, "dropout": 0.1}, audio=_PITCH, text=_WORDS,
+            name,
+            {"name": name, "hidden": hidden, "stride": 4, "dropout": 0.2},
+            audio=_PITCH,
+            text=_WORDS,
             train=TrainConfig(epochs=16, patience=16, lr=6e-3, batch_by="dialogue"),
         )
         for name, hidden in (("bc-lstm", 32), ("dialogue-rnn", 64))
