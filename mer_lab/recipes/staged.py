@@ -58,43 +58,30 @@ RECIPES = (
     # 05 alignment attention
     *(
         Recipe(
-            name,
-            {"name": name.removesuffix("-plain")} | _XU | change,
-            audio=_PITCH,
+            name, {"name": name.removesuffix("-plain")} | _XU | change, audio=_PITCH,
             text=_WORDS | {"drop": 0.3},
             train=TrainConfig(epochs=16, patience=16, batch_size=size, lr=2.5e-4 * size),
         )
         for name, change, size in (
-            ("xu2019", {}, 16),
-            ("xu2019-interacting", {}, 16),
+            ("xu2019", {}, 16), ("xu2019-interacting", {}, 16),
             ("xu2019-delta", {"project": 32, "heads": 4}, 32),
-            ("xu2019-plain", {"nearness": 0.0}, 16),
-            ("xu2019-interacting-plain", {"nearness": 0.0}, 16),
+            ("xu2019-plain", {"nearness": 0.0}, 16), ("xu2019-interacting-plain", {"nearness": 0.0}, 16),
         )
     ),  # fmt: skip
     # 06 cross-modal attention
     *(
         Recipe(
-            f"krishna2021{name}",
-            _KRISHNA | {"stride": 4} | change,
-            audio=_PITCH,
-            text=_WORDS,
+            f"krishna2021{name}", _KRISHNA | {"stride": 4} | change, audio=_PITCH, text=_WORDS,
             train=TrainConfig(epochs=16, patience=16, lr=4e-3),
         )
         for name, change in (
-            ("", {}),
-            ("-text-queries", {"directions": "text"}),
-            ("-audio-queries", {"directions": "audio"}),
-            ("-no-attention", {"attention": False}),
-            ("-mean", {"statistics": "mean"}),
+            ("", {}), ("-text-queries", {"directions": "text"}), ("-audio-queries", {"directions": "audio"}),
+            ("-no-attention", {"attention": False}), ("-mean", {"statistics": "mean"}),
             ("-no-nearness", {"positions": "none"}),
         )
     ),  # fmt: skip
     Recipe(
-        "mult",
-        _MULT | {"nearness": True, "relative": True, "stride": 6},
-        audio=_PITCH,
-        text=_WORDS,
+        "mult", _MULT | {"nearness": True, "relative": True, "stride": 6}, audio=_PITCH, text=_WORDS,
         train=TrainConfig(epochs=16, patience=16, lr=5e-3),
     ),  # fmt: skip
     # 07 hierarchical co-attention
@@ -116,27 +103,18 @@ RECIPES = (
     # 08 CM-RoBERTa, and rivals that use context
     *(
         Recipe(
-            f"cm-roberta{name}",
-            _CM_ROBERTA | change,
-            audio=_PITCH,
-            text=_WORDS,
+            f"cm-roberta{name}", _CM_ROBERTA | change, audio=_PITCH, text=_WORDS,
             train=TrainConfig(epochs=20, patience=20, batch_size=48, lr=4e-3, batch_by="dialogue"),
         )
         for name, change in (
-            ("", {}),
-            ("-self", {"core": "self"}),
-            ("-cross", {"core": "cross"}),
-            ("-serial", {"core": "serial"}),
-            ("-no-residual", {"residual": False}),
+            ("", {}), ("-self", {"core": "self"}), ("-cross", {"core": "cross"}),
+            ("-serial", {"core": "serial"}), ("-no-residual", {"residual": False}),
             ("-gru", {"context": "gru"}),
         )
     ),  # fmt: skip
     *(
         Recipe(
-            name,
-            {"name": name, "hidden": hidden, "stride": 4, "dropout": 0.2},
-            audio=_PITCH,
-            text=_WORDS,
+            name, {"name": name, "hidden": hidden, "stride": 4, "dropout": 0.2}, audio=_PITCH, text=_WORDS,
             train=TrainConfig(epochs=16, patience=16, lr=6e-3, batch_by="dialogue"),
         )
         for name, hidden in (("bc-lstm", 32), ("dialogue-rnn", 64))
