@@ -9,11 +9,13 @@ from mer_lab.training import TrainConfig
 
 _WEIGHTED_F1 = TrainConfig(monitor="weighted_f1")
 
-_MINILM = {"name": "pretrained", "encoder": "minilm-l6-v2", "layer": [2, 4, 6]}
+_MINILM = {"name": "pretrained", "encoder": "minilm-l6-v2"}
+_POOLED = _MINILM | {"layer": [1, 2, 3, 4, 5, 6], "pool": True}  # one vector an utterance
 _SPEECH = {"attached": "prosody"}  # eight numbers an utterance: one frame
 _TRAIN = TrainConfig(epochs=6, patience=6, batch_size=128, lr=2e-3, class_weights=0.4, monitor="weighted_f1")
 _DIALOGUES = replace(_TRAIN, batch_by="dialogue")
 
+_FIVE = (0, 1, 2, 3, 4)
 _STAGES = {"layers": 1, "inner": 96, "hidden": 128, "ensemble": 3, "context_rate": 0.5, "fusion_rate": 0.2}
 
 RECIPES = (
@@ -31,13 +33,16 @@ RECIPES = (
         "meld-minilm",
         {"name": "pooling", "dropout": 0.5},
         corpus="meld",
-        text={"name": "pretrained", "encoder": "minilm-l6-v2", "layer": 3},
+        text=_MINILM | {"layer": 3},
         train=TrainConfig(epochs=8, lr=2e-3, class_weights=0.5, patience=8, monitor="weighted_f1"),
     ),
-    *(  # one vector an utterance and channel; 5 seeds
+    Recipe(  # what fusion and context are held against: the same vectors, text alone
+        "meld-minilm-pooled", {"name": "pooling"}, corpus="meld", text=_POOLED, train=_TRAIN, seeds=_FIVE
+    ),
+    *(  # one vector an utterance and channel
         Recipe(
             f"meld-{name}", {"name": name, "width": 128, "dropout": 0.3} | more, corpus="meld", audio=_SPEECH,
-            text=_MINILM | {"pool": True}, train=train, seeds=(0, 1, 2, 3, 4),
+            text=_POOLED, train=train, seeds=_FIVE,
         )
         for name, more, train in (
             ("early", {}, _TRAIN),
@@ -47,5 +52,12 @@ RECIPES = (
             ("cm-roberta", {"layers": 1}, _DIALOGUES),
             ("hcam", _STAGES, _DIALOGUES),
         )
+    ),  # fmt: skip
+    *(  # word by word; the voice is one frame, so that there is nothing to align it with
+        Recipe(
+            f"meld-{name}", {"name": name, "dropout": 0.3} | more, corpus="meld", audio=_SPEECH,
+            text=_MINILM | {"layer": 3}, train=_TRAIN, seeds=_FIVE,
+        )
+        for name, more in (("xu2019", {}), ("mult", {"layers": 1, "self_layers": 1, "kernel": 1}))
     ),  # fmt: skip
 )
