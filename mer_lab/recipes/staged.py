@@ -70,7 +70,8 @@ RECIPES = (
     ),  # fmt: skip
     *(  # the equations alone: none of what is ours
         Recipe(
-            f"{name}-bare", {"name": name, "width": 32, "stride": 4, "dropout": 0.1}, audio=_VOICE, text=_WORDS,
+            f"{name}-bare", {"name": name, "width": 32, "stride": 4, "dropout": 0.1},
+            audio=_VOICE, text=_WORDS,
             train=TrainConfig(epochs=16, patience=16, batch_size=16, lr=4e-3),
         )
         for name in ("xu2019", "xu2019-interacting")
