@@ -159,7 +159,9 @@ def training_curves(history: pd.DataFrame, *, best: int | None = None) -> Figure
             ax.annotate(part, (1.01, y), xycoords=_RIGHT, color=ink(palette[part]), va="center")
         if best is not None:
             ax.axvline(best, color=INK, linewidth=0.8, linestyle=":")
-            ax.text(best, 1.0, " kept", transform=ax.get_xaxis_transform(), va="top", fontsize=8)
+            late = best > means.index.min() + 0.7 * np.ptp(means.index)  # names stand on the right
+            ax.text(best, 1.0, "kept " if late else " kept", transform=ax.get_xaxis_transform(), va="top",
+                    ha="right" if late else "left", fontsize=8)  # fmt: skip
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         ax.set(xlabel="epoch", title=quantity.replace("_", " "))
     return figure
