@@ -17,6 +17,7 @@ from mer_lab.models.layers import (
     ConvEncoder,
     FrameEncoder,
     LayerMix,
+    Projection,
     SpeechEncoder,
     TextEncoder,
     WordEncoder,
@@ -98,7 +99,8 @@ def build_encoder(spec: dict, channel: str, frames: Ragged) -> nn.Module:
     """The network between a channel's features and the model; what is fitted, is fitted to ``frames``.
 
     Args:
-        spec: ``{"name": "conv" | "mix" | "pretrained", **settings}``; empty for standardised frames.
+        spec: ``{"name": "conv" | "mix" | "project" | "pretrained", **settings}``; empty for frames that are
+            standardised and nothing else.
         channel: ``"audio"`` or ``"text"``.
         frames: of the training split.
 
@@ -120,8 +122,8 @@ def build_encoder(spec: dict, channel: str, frames: Ragged) -> nn.Module:
     if kind == "conv":
         augment = Augment(**options.pop("augment")) if "augment" in options else None
         return ConvEncoder(frames.width, augment=augment, **options).fit(frames)
-    if kind == "mix":
-        return LayerMix(frames.width, **options).fit(frames)
+    if kind in ("mix", "project"):
+        return {"mix": LayerMix, "project": Projection}[kind](frames.width, **options).fit(frames)
     if kind:
-        raise MerLabError(f"there is no encoder {kind!r}; choose conv, mix or pretrained, or none.")
+        raise MerLabError(f"there is no encoder {kind!r}; choose conv, mix, project or pretrained, or none.")
     return FrameEncoder(frames.width).fit(frames)

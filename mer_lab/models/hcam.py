@@ -2,8 +2,9 @@
 
 Dutta, Ganapathy: "HCAM - Hierarchical Cross Attention Model for Multi-modal Emotion Recognition", 2023,
 arXiv 2304.06910. Words below say how sure a value is: [V] read in the published material, [C-lineage] in code
-of the same authors before (2021) or after (2026), [?] not found and our choice. Published are the stages,
-freezing, and the two losses [V]; how each stage is made inside is our reading of the code around it.
+of the same authors before (2021) or after (2026), [?] not found and our choice. Published are the stages and
+the two losses [V]; how each stage is made inside is our reading of the code around it. Freezing is published
+for the authors' next system, and in the code of the one before [C-lineage].
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class HCAMConfig:
             [V]; what it consists of is [?].
         context_rate, fusion_rate: share of the learning rate that the second and the third stage take. In
             [C-lineage, 2021] the third takes a tenth of the second's; 1 is ours.
-        stagewise: train a stage, freeze it, train the next [V]; False trains all in one piece, on the last
-            stage's loss alone.
+        stagewise: train a stage, freeze it, train the next [C-lineage]; False trains all in one piece, on the
+            last stage's loss alone.
     """
 
     width: int = 100
@@ -79,7 +80,12 @@ class Utterance(nn.Module):
 
 
 class Distances(nn.Module):
-    """Each turn says, from what it is, how far back or ahead it looks (after Shaw et al. 2018; ours)."""
+    """Each turn says, from what it is, how far back or ahead it looks (after Shaw et al. 2018; ours).
+
+    What it says counts ``PACE`` times: "two back" is to be learnt before the conversations are, by heart.
+    """
+
+    PACE = 5.0
 
     def __init__(self, width: int, heads: int, reach: int) -> None:
         super().__init__()
@@ -93,7 +99,7 @@ class Distances(nn.Module):
         """
         k = torch.arange(x.shape[1], device=x.device)
         apart = (k - k[:, None]).clamp(-self.reach, self.reach) + self.reach  # (turns, turns)
-        said = self.say(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        said = self.PACE * self.say(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return said.gather(-1, apart.expand(*said.shape[:2], -1, -1))
 
 

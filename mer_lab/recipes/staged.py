@@ -18,7 +18,7 @@ _FREQUENT = _WORDS | {"min_count": 35}  # rare words, mostly a scene's nouns, ar
 _HCAM = {"name": "hcam", "width": 32, "layers": 1, "heads": 2, "inner": 64, "hidden": 64, "stride": 4}
 _HCAM |= {"dropout": 0.1, "block_dropout": 0.2, "context_rate": 0.4, "fusion_rate": 0.4}
 _IN_STAGES = TrainConfig(
-    epochs=16, patience=6, lr=1e-2, weight_decay=0.2, batch_by="dialogue", contrastive=0.1, temperature=0.5
+    epochs=16, patience=6, lr=1e-2, weight_decay=0.2, batch_by="dialogue", contrastive=0.03, temperature=0.5
 )
 
 RECIPES = (
@@ -101,11 +101,7 @@ RECIPES = (
             ("", {}, {}),
             ("-no-contrast", {}, {"contrastive": 0.0}),
             ("-ensemble", {"ensemble": 3}, {}),
-            (
-                "-end-to-end",
-                {"stagewise": False, "stride": 8},
-                {"epochs": 20, "patience": 20, "lr": 1e-3, "weight_decay": 0.01},
-            ),
+            ("-end-to-end", {"stagewise": False}, {"epochs": 20, "patience": 20, "lr": 1e-3}),
         )
     ),
     # 08 CM-RoBERTa, and rivals that use context

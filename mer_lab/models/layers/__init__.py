@@ -3,7 +3,7 @@
 from mer_lab.models.layers.attention import Attended, MultiHeadAttention
 from mer_lab.models.layers.conversation import Conversation
 from mer_lab.models.layers.convolution import Augment, ConvEncoder
-from mer_lab.models.layers.encoders import FrameEncoder, WordEncoder
+from mer_lab.models.layers.encoders import FrameEncoder, Projection, WordEncoder
 from mer_lab.models.layers.places import Nearness, place, relative
 from mer_lab.models.layers.pooling import AttentionPooling, Pooled, StatisticsPooling, masked_softmax
 from mer_lab.models.layers.pretrained import LayerMix, SpeechEncoder, TextEncoder
@@ -22,6 +22,7 @@ __all__ = [
     "MultiHeadAttention",
     "Nearness",
     "Pooled",
+    "Projection",
     "SpeechEncoder",
     "StatisticsPooling",
     "TextEncoder",
