@@ -10,7 +10,8 @@ from mer_lab.training import TrainConfig
 _WEIGHTED_F1 = TrainConfig(monitor="weighted_f1")
 
 _MINILM = {"name": "pretrained", "encoder": "minilm-l6-v2"}
-_POOLED = _MINILM | {"layer": [1, 2, 3, 4, 5, 6], "pool": True}  # one vector an utterance
+_POOLED = _MINILM | {"layer": [2, 4, 6], "pool": True}  # one vector an utterance
+_NARROW = {"text": {"name": "project", "width": 256, "dropout": 0.5}}
 _SPEECH = {"attached": "prosody"}  # eight numbers an utterance: one frame
 _TRAIN = TrainConfig(epochs=6, patience=6, batch_size=128, lr=2e-3, class_weights=0.4, monitor="weighted_f1")
 _DIALOGUES = replace(_TRAIN, batch_by="dialogue")
@@ -42,7 +43,7 @@ RECIPES = (
     *(  # one vector an utterance and channel
         Recipe(
             f"meld-{name}", {"name": name, "width": 128, "dropout": 0.3} | more, corpus="meld", audio=_SPEECH,
-            text=_POOLED, train=train, seeds=_FIVE,
+            text=_POOLED, encoder=_NARROW, train=train, seeds=_FIVE,
         )
         for name, more, train in (
             ("early", {}, _TRAIN),
@@ -56,7 +57,7 @@ RECIPES = (
     *(  # word by word; the voice is one frame, so that there is nothing to align it with
         Recipe(
             f"meld-{name}", {"name": name, "dropout": 0.3} | more, corpus="meld", audio=_SPEECH,
-            text=_MINILM | {"layer": 3}, train=_TRAIN, seeds=_FIVE,
+            text=_MINILM | {"layer": 3}, encoder=_NARROW, train=_TRAIN, seeds=_FIVE,
         )
         for name, more in (("xu2019", {}), ("mult", {"layers": 1, "self_layers": 1, "kernel": 1}))
     ),  # fmt: skip
