@@ -21,6 +21,7 @@ from mer_lab.models.layers import (
     LayerMix,
     MultiHeadAttention,
     Nearness,
+    Projection,
     SpeechEncoder,
     StatisticsPooling,
     TextEncoder,
@@ -281,6 +282,7 @@ def corpus_features(sine_corpus, tmp_path_factory):
     return {
         "frozen": (*cached, lambda: (FrameEncoder(6).fit(cached[0]), FrameEncoder(6).fit(cached[1]))),
         "mix": (*cached, lambda: (LayerMix(6, 2).fit(cached[0]), LayerMix(6, 3).fit(cached[1]))),
+        "project": (*cached, lambda: (Projection(6, 3).fit(cached[0]), Projection(6, 4).fit(cached[1]))),
         "tuned": (waves, tokens, lambda: (SpeechEncoder(speech, **learns), TextEncoder(text, **learns))),
     }
 
@@ -288,7 +290,7 @@ def corpus_features(sine_corpus, tmp_path_factory):
 @pytest.mark.parametrize("system,config", (
     (CrossModalAttention, SMALL), (MulT, MulTConfig(width=8, heads=2, layers=1, self_layers=1, dropout=0.0)),
 ))  # fmt: skip
-@pytest.mark.parametrize("kind", ("frozen", "mix", "tuned"))
+@pytest.mark.parametrize("kind", ("frozen", "mix", "project", "tuned"))
 def test_encoders_are_interchangeable(kind, system, config, sine_corpus, corpus_features, tmp_path):
     audio, text, encoders = corpus_features[kind]
     torch.manual_seed(0)

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from mer_lab import models
 from mer_lab.batches import Batch
 from mer_lab.models import Output, UnimodalBiLSTM, UnimodalPooling, UnimodalTransformer
-from mer_lab.models.layers import AttentionPooling, BiLSTM, FrameEncoder, TransformerEncoder, WordEncoder
+from mer_lab.models.layers import (
+    AttentionPooling,
+    BiLSTM,
+    FrameEncoder,
+    Projection,
+    TransformerEncoder,
+    WordEncoder,
+)
 from mer_lab.models.layers.pooling import masked_softmax
 from mer_lab.models.layers.sequence import positions
 from mer_lab.models.unimodal import average_steps
@@ -260,6 +267,19 @@ def test_masked_softmax(dtype):
     torch.testing.assert_close(out, expected, atol=1e-2 if dtype.itemsize == 2 else 1e-6, rtol=0)
     columns = masked_softmax(score.T, mask.T, dim=0).double()
     torch.testing.assert_close(columns.T, out, atol=1e-2 if dtype.itemsize == 2 else 1e-6, rtol=0)
+
+
+def test_a_projection_is_standardised_frames_through_one_layer():
+    rng, mask = np.random.default_rng(0), torch.tensor([[True, True], [True, False]])
+    frames = Ragged.from_sequences([rng.normal(5, 3, size=(4, 3)).astype(np.float32)], ["a"])
+    encoder = Projection(3, width=2, dropout=0.5).fit(frames).eval()
+    x = torch.randn(2, 2, 3)
+    out, kept = encoder(x, mask)
+    z = (x[0] - torch.from_numpy(frames.frames.mean(0))) / torch.from_numpy(frames.frames.std(0))
+    expected = (z @ encoder.project.weight.T + encoder.project.bias).clamp(min=0)
+    assert torch.allclose(out[0], expected, atol=1e-5)
+    assert torch.equal(kept, mask) and not out[1, 1].any()  # a bias must not fill the padding
+    assert not torch.equal(encoder.train()(x, mask)[0], out)  # its dropout acts, in training alone
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 7, 9])
