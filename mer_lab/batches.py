@@ -13,6 +13,9 @@ from mer_lab.corpora import Corpus
 from mer_lab.errors import MerLabError
 from mer_lab.ragged import Ragged
 
+CHANNELS = ("audio", "text")
+"""In the order of the columns of ``absent``."""
+
 
 @dataclass
 class Batch:
@@ -26,6 +29,8 @@ class Batch:
         label: ``(U,)`` class index, -1 where there is none.
         score: ``(U,)`` the corpus's number for the utterance, NaN where there is none.
         index: ``(U,)`` row of the corpus.
+        absent: ``(U, 2)`` bool, True where the audio (column 0) or the text (column 1) is to be taken away;
+            None where nothing is. :meth:`mer_lab.models.System.encode` takes it away.
     """
 
     audio: Tensor | None
@@ -38,6 +43,7 @@ class Batch:
     label: Tensor
     score: Tensor
     index: Tensor
+    absent: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -65,18 +71,23 @@ class Dataset:
     Args:
         corpus: the utterances.
         audio, text: their features; at least one of the two.
+        absent: ``(U, 2)`` bool, as of :class:`Batch`.
 
     Raises:
         MerLabError: no features, or features that lack an utterance of the corpus.
     """
 
-    def __init__(self, corpus: Corpus, audio: Ragged | None = None, text: Ragged | None = None) -> None:
+    def __init__(
+        self, corpus: Corpus, audio: Ragged | None = None, text: Ragged | None = None,
+        absent: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
         if audio is None and text is None:
             raise MerLabError("a data set needs audio features, text features or both.")
         self.corpus = corpus
         self.audio = audio.take(corpus.ids) if audio is not None else None
         self.text = text.take(corpus.ids) if text is not None else None
         table = corpus.table
+        self.absent = absent
         self.targets = corpus.targets
         given = table["score"].to_numpy(np.float32) if "score" in table else np.nan
         self.scores = np.full(len(table), given, np.float32)
@@ -91,6 +102,18 @@ class Dataset:
     def select(self, split: str) -> Dataset:
         """The utterances of one split."""
         return Dataset(self.corpus.select(split=split), self.audio, self.text)
+
+    def without(self, channel: str) -> Dataset:
+        """The same utterances with ``"audio"`` or ``"text"`` taken away from a system that reads both.
+
+        Raises:
+            MerLabError: there is no such channel.
+        """
+        if channel not in CHANNELS:
+            raise MerLabError(f"there is no channel {channel!r}; choose audio or text.")
+        absent = np.zeros((len(self), 2), bool) if self.absent is None else self.absent.copy()
+        absent[:, CHANNELS.index(channel)] = True
+        return Dataset(self.corpus, self.audio, self.text, absent)
 
     @property
     def lengths(self) -> np.ndarray:
@@ -108,7 +131,8 @@ class Dataset:
         columns = dict(dialogue=self.dialogue, turn=self.turn, speaker=self.speaker, label=self.targets)
         columns["score"] = self.scores
         rows = {k: torch.from_numpy(v[index]) for k, v in columns.items()}
-        return Batch(**channels, **rows, index=torch.from_numpy(index))
+        absent = None if self.absent is None else torch.from_numpy(self.absent[index])
+        return Batch(**channels, **rows, index=torch.from_numpy(index), absent=absent)
 
     def batches(
         self, size: int, by: str = "length", rng: np.random.Generator | None = None

@@ -111,4 +111,4 @@ def _all_pairs(model: nn.Module, batch: Batch, progress: bool) -> Tensor:
 
 
 def _take(batch: Batch, rows: Tensor) -> Batch:
-    return Batch(**{k: v[rows.to(v.device)] for k, v in vars(batch).items()})
+    return Batch(**{k: v if v is None else v[rows.to(v.device)] for k, v in vars(batch).items()})

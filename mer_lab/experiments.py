@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,18 @@ import torch
 from torch import nn
 
 from mer_lab.batches import Dataset
+from mer_lab.calibration import fit_temperature
+from mer_lab.checkpoints import load_weights
 from mer_lab.corpora import Corpus, load_corpus
 from mer_lab.corpora.splits import leave_one_group_out
 from mer_lab.corpora.staged import StagedConfig, staged
+from mer_lab.cost import costs, peak_memory
 from mer_lab.errors import MerLabError
 from mer_lab.features.encoders import this_process
+from mer_lab.files import digest, write_text
 from mer_lab.hierarchy import train_model
 from mer_lab.inputs import build_encoder, read_audio_features, read_text_features
+from mer_lab.modality import modality_value
 from mer_lab.models import (
     SYSTEMS,
     System,
@@ -32,8 +38,8 @@ from mer_lab.models import (
 from mer_lab.models.baselines import BASELINES
 from mer_lab.parallel import in_processes
 from mer_lab.prediction import evaluate, predict
-from mer_lab.provenance import provenance
-from mer_lab.records import Recipe, Result
+from mer_lab.provenance import provenance, together
+from mer_lab.records import Recipe, Result, pack
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "bilstm": UnimodalBiLSTM,
@@ -136,15 +142,14 @@ def run(
     """Train every seed of a recipe, then read the test split once.
 
     Args:
-        folder: keep checkpoints there, and each system as :meth:`System.save_pretrained` writes it; a killed
-            run goes on where it was.
+        folder: keep each seed there as :func:`run_seed` does; a killed run goes on where it was, and a seed
+            that is finished is not trained again.
         workers: seeds trained at a time, each in a process with its share of the cores; by default as many as
             there are cores on a CPU, and one on an accelerator.
 
     Raises:
         MerLabError: whatever the recipe, the corpus or the training complains about.
     """
-    start = time.perf_counter()
     corpus = open_corpus(recipe)
     data, build = prepare(recipe, corpus)  # extracts features once, before processes would each do so
     cores = os.cpu_count() or 1
@@ -153,56 +158,140 @@ def run(
     launched = this_process().num_processes > 1  # together they train one seed after the other
     workers = 1 if launched else max(1, min(workers, len(recipe.seeds)))
     if build is None or workers == 1:
-        rows = [_run_seed(recipe, seed, folder, progress, None, (data, build)) for seed in recipe.seeds]
+        rows = [run_seed(recipe, seed, folder, progress, None, (data, build)) for seed in recipe.seeds]
     else:
         jobs = (
-            joblib.delayed(_run_seed)(recipe, s, folder, False, max(1, cores // workers))
-            for s in recipe.seeds
+            joblib.delayed(run_seed)(recipe, s, folder, False, max(1, cores // workers)) for s in recipe.seeds
         )
         rows = list(in_processes(jobs, workers))
-    labels = corpus.labels
-    test = data["test"]
-    predictions = [row["test"].tolist() for row in rows]
+    return collect(recipe, data["test"], rows)
+
+
+def collect(recipe: Recipe, test: Dataset, rows: Sequence[dict]) -> Result:
+    """The result of a recipe from what :func:`run_seed` returned of each of its seeds."""
     return Result(
-        recipe=recipe,
-        labels=list(labels),
+        recipe=replace(recipe, seeds=tuple(row["seed"] for row in rows)),
+        labels=list(test.corpus.labels),
         utterances=test.corpus.ids,
-        predictions=predictions,
+        predictions=[row["test"] for row in rows],
         validation=[{"seed": row["seed"], **row["log"], **row["validation"]} for row in rows],
         test=[
-            {"seed": row["seed"], **evaluate(test, np.array(p), recipe.train.target)}
-            for row, p in zip(rows, predictions, strict=True)
+            {"seed": row["seed"], **evaluate(test, np.array(row["test"]), recipe.train.target)}
+            for row in rows
         ],
         truth=planted_truth(test),
-        provenance=provenance(time.perf_counter() - start),
+        provenance=together([row["provenance"] for row in rows]),
+        probabilities=[row["probabilities"] for row in rows if row["probabilities"]],
+        measures=[{"seed": row["seed"], **row["measures"]} for row in rows if row["measures"]],
     )
 
 
-def _run_seed(recipe: Recipe, seed: int, folder, progress: bool, threads: int | None, prepared=None) -> dict:
+def seed_folder(recipe: Recipe, seed: int, folder: str | Path) -> Path:
+    """Where a seed's checkpoints, model and answers are kept."""
+    return Path(folder) / f"{recipe.name}-{recipe.hash}" / f"seed-{seed}"
+
+
+def finished(recipe: Recipe, seed: int, folder: str | Path) -> dict | None:
+    """What :func:`run_seed` has written of a seed; None where it has not ended.
+
+    Raises:
+        MerLabError: the file is not one of mer_lab.
+    """
+    path = seed_folder(recipe, seed, folder) / "run.json"
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+        return {name: row[name] for name in _ROW}
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise MerLabError(f"{path} is not a finished run of this mer_lab; delete it to run again.") from None
+
+
+_ROW = ("seed", "utterances", "validation", "test", "log", "probabilities", "measures", "provenance")
+
+
+def run_seed(
+    recipe: Recipe, seed: int, folder: str | Path | None = None, progress: bool = True,
+    threads: int | None = None, prepared: tuple | None = None,
+) -> dict:  # fmt: skip
+    """Train one seed on train, choose its epoch on validation, answer the test split once.
+
+    Args:
+        folder: keep checkpoints there, the system as :meth:`System.save_pretrained` writes it, and last, as
+            the sign that it is done, the answers (``run.json``), with the measures of :mod:`mer_lab.cost`
+            and :mod:`mer_lab.modality`. A seed that is done is read.
+        threads: of this process; as they are by default.
+        prepared: what :func:`prepare` returned, to save doing it again.
+
+    Returns:
+        a row of :func:`collect`: seed, log of the training, validation scores, test predictions, provenance;
+        with a folder also probabilities and measures.
+    """
+    start = time.perf_counter()
     if threads is not None:
         torch.set_num_threads(threads)
     data, build = prepared or prepare(recipe)
     train, validation, test = data["train"], data["validation"], data["test"]
+    identity = digest(*test.corpus.ids, *test.corpus.labels)
+    if folder and (row := finished(recipe, seed, folder)):
+        if row["utterances"] != identity:
+            raise MerLabError(
+                f"{seed_folder(recipe, seed, folder)} was tested on other utterances: the corpus has changed "
+                "since; choose a new folder."
+            )
+        return row
+    place = seed_folder(recipe, seed, folder) if folder else None
+    classes, log, measures = recipe.train.target == "label", {}, {}
     if build is None:
         model = BASELINES[recipe.model["name"]]().fit(train, validation, recipe.train.monitor, seed)
-        p, q, log = model.predict_proba(validation), model.predict_proba(test), {}
+        answers = [model.predict_proba(part) for part in (validation, test)]
     else:
-        place = Path(folder) / f"{recipe.name}-{recipe.hash}" / f"seed-{seed}" if folder else None
-        done = train_model(build, train, validation, recipe.train, seed, place, progress=progress)
+        with peak_memory() as memory:
+            done = train_model(build, train, validation, recipe.train, seed, place, progress=progress)
+        model = done.model
         log = {
             "best_epoch": done.best_epoch,
             "seconds": round(done.seconds, 2),
-            "learnt": sum(p.numel() for p in done.model.parameters() if p.requires_grad),
+            "learnt": sum(p.numel() for p in model.parameters() if p.requires_grad),
             "history": _rounded(done.history),
         }
-        p, q = (predict(done.model, part) for part in (validation, test))
-    p, q = (x.argmax(1) if recipe.train.target == "label" else x[:, 0] for x in (p, q))
+        answers = [predict(model, part) for part in (validation, test)]
+        if place:
+            measures = costs(model, test, done.history, memory)
+    if place and classes:
+        measures["temperature"] = round(fit_temperature(answers[0], validation.targets), 4)
+        if isinstance(model, System) and test.audio is not None and test.text is not None:
+            worth = modality_value(model, test, recipe.train.monitor)
+            measures |= {f"value_{name}": round(v, 6) for name, v in worth._asdict().items()}
+    p, q = (x.argmax(1) if classes else x[:, 0] for x in answers)
     chosen = evaluate(validation, p, recipe.train.target)
     keep = {k: v for k, v in chosen.items() if isinstance(v, float)}
-    if build is not None and place is not None and isinstance(done.model, System):
-        done.model.about["validation"] = keep
-        done.model.save_pretrained(place / "model")
-    return {"seed": seed, "validation": keep, "test": q, "log": log}
+    row = {
+        "seed": seed, "utterances": identity, "validation": keep, "test": q.tolist(), "log": log,
+        "probabilities": pack(answers[1]) if place and classes else "", "measures": measures,
+        "provenance": provenance(time.perf_counter() - start),
+    }  # fmt: skip
+    if place and this_process().is_main_process:
+        if isinstance(model, System):
+            model.about["validation"] = keep
+            model.save_pretrained(place / "model")
+        write_text(place / "run.json", json.dumps(row, separators=(",", ":")))
+    return row
+
+
+def trained(recipe: Recipe, seed: int, folder: str | Path) -> nn.Module:
+    """The model that :func:`run_seed` left in a folder, in evaluation mode.
+
+    Raises:
+        MerLabError: it has not ended there, or is a baseline, which keeps nothing.
+    """
+    place = seed_folder(recipe, seed, folder)
+    if (place / "model").is_dir():
+        return System.from_pretrained(place / "model")
+    build = prepare(recipe)[1]
+    if build is None or not (place / "run.json").is_file():
+        raise MerLabError(f"{place} holds no trained model; run {recipe.name} with seed {seed} there first.")
+    return load_weights(place, build())
 
 
 def _rounded(history: Iterable[dict]) -> list[dict]:

@@ -13,6 +13,7 @@ from accelerate.utils import set_seed
 from torch import nn
 
 from mer_lab.batches import Dataset
+from mer_lab.errors import MerLabError
 from mer_lab.prediction import embed
 from mer_lab.ragged import Ragged
 from mer_lab.training import Run, TrainConfig, fit
@@ -51,6 +52,11 @@ def train_model(
             return model
 
         return fit(built, train, validation, config, seed, folder, **options)
+    if config.modality_dropout:
+        raise MerLabError(
+            f"{type(model).__name__} is trained in stages of one channel each: modality_dropout needs "
+            "stagewise = false."
+        )
     run = Run(model)
     for stage in model.parts():
         vectors: list[dict[str, Ragged]] = [{}, {}]  # of training and validation, by channel

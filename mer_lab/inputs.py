@@ -11,7 +11,7 @@ from mer_lab.corpora import Corpus
 from mer_lab.errors import MerLabError
 from mer_lab.features import BUILT_IN, Vocabulary, Waveform, load_glove
 from mer_lab.features.pretrained import PretrainedSpeech, PretrainedText
-from mer_lab.features.store import FeatureStore, attached
+from mer_lab.features.store import Extractor, FeatureStore, attached
 from mer_lab.models.layers import (
     Augment,
     ConvEncoder,
@@ -27,14 +27,24 @@ from mer_lab.ragged import Ragged
 AUDIO = BUILT_IN | {"pretrained": PretrainedSpeech, "waveform": Waveform}
 
 
-def read_audio_features(spec: dict, corpus: Corpus) -> Ragged:
+def read_audio_features(
+    spec: dict, corpus: Corpus, wrap: Callable[[Extractor], Extractor] | None = None
+) -> Ragged:
     """Frames of every utterance: ``{"name": extractor, **settings}`` or ``{"attached": name}``.
 
+    Args:
+        wrap: makes another extractor of the one that the settings name, such as one that hears noise.
+
     Raises:
-        MerLabError: no such features or setting.
+        MerLabError: no such features or setting, or attached ones to wrap.
     """
     options = dict(spec)
     if "attached" in options:
+        if wrap is not None:
+            raise MerLabError(
+                f"the audio features {options['attached']!r} are attached, without the sound that they were "
+                "made of: only features that mer_lab extracts itself can be extracted from degraded audio."
+            )
         return attached(corpus, options["attached"])
     name = options.pop("name", None)
     if name not in AUDIO:
@@ -45,7 +55,7 @@ def read_audio_features(spec: dict, corpus: Corpus) -> Ragged:
         extractor = AUDIO[name](**options)
     except TypeError as error:
         raise MerLabError(f"audio features {name}: {error}.") from None
-    return FeatureStore().get(corpus, extractor)
+    return FeatureStore().get(corpus, wrap(extractor) if wrap else extractor)
 
 
 def read_text_features(

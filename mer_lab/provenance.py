@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,6 +29,12 @@ def provenance(seconds: float) -> dict:
         "commit": _commit(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
+
+
+def together(parts: Sequence[dict]) -> dict:
+    """Of what was made in parts: the seconds of all, and every commit, device and date that took part."""
+    several = {k: ", ".join(sorted({str(p[k]) for p in parts})) for k in ("device", "commit", "date")}
+    return {**parts[0], **several, "seconds": round(sum(p["seconds"] for p in parts), 1)}
 
 
 def _commit() -> str:

@@ -78,6 +78,12 @@ class Ragged:
             )
         return _View(self, np.array([place[u] for u in ids], dtype=np.int64))
 
+    def exchanged(self, order: np.ndarray) -> Ragged:
+        """Frames of the ``order[k]``-th utterance under the name of the ``k``-th, without copying them."""
+        view = _View(self, np.asarray(order, np.int64))
+        object.__setattr__(view, "ids", list(self.ids))
+        return view
+
     def starts(self, k: np.ndarray | int) -> np.ndarray:
         """First frame of each of the utterances ``k``."""
         return self.offsets[:-1][k]

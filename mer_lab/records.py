@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import tomllib
 from dataclasses import asdict, dataclass, field, fields
@@ -62,6 +63,8 @@ class Recipe:
             del spec["fold"]  # as before there were folds: recorded results keep their hash
         if self.train.target == "label":
             del spec["train"]["target"]
+        if not self.train.modality_dropout:
+            del spec["train"]["modality_dropout"]
         if not self.train.contrastive:
             del spec["train"]["contrastive"], spec["train"]["temperature"]
         return digest(json.dumps(spec, sort_keys=True), length=10)
@@ -108,6 +111,9 @@ class Result:
         provenance: device, versions, git commit, seconds.
         truth: ``label``, ``dialogue`` and ``cue`` of each utterance where the corpus is the built-in one;
             empty for real corpora, whose labels are not ours to hand on.
+        probabilities: of each seed, as :func:`pack` writes them; empty for runs without a folder.
+        measures: of each seed: temperature, cost (:mod:`mer_lab.cost`) and the value of each modality
+            (:mod:`mer_lab.modality`); empty for runs without a folder.
     """
 
     recipe: Recipe
@@ -118,6 +124,24 @@ class Result:
     test: list[dict]
     provenance: dict
     truth: dict[str, list] = field(default_factory=dict)
+    probabilities: list[str] = field(default_factory=list)
+    measures: list[dict] = field(default_factory=list)
+
+    def proba(self) -> np.ndarray:
+        """Test probabilities ``(seeds, U, classes)``, to three digits.
+
+        Raises:
+            MerLabError: none were kept.
+        """
+        if not self.probabilities:
+            raise MerLabError(f"{self.recipe.name} kept no probabilities; run it into a folder.")
+        shape = (len(self.utterances), len(self.labels))
+        return np.stack([unpack(p, shape) for p in self.probabilities])
+
+    def measured(self, name: str) -> float:
+        """Mean over seeds of a measure; NaN where none was taken."""
+        values = [row[name] for row in self.measures if row.get(name) is not None]
+        return float(np.mean(values)) if values else float("nan")
 
     def summary(self, metric: str | None = None) -> tuple[float, float]:
         """Mean and standard deviation over seeds of a test score (the recipe's monitor by default)."""
@@ -149,6 +173,16 @@ class Result:
         if stamp != result.recipe.hash:
             raise MerLabError(f"{path}: the recipe was changed after the run; run it again.")
         return result
+
+
+def pack(probabilities: np.ndarray) -> str:
+    """Half precision as text: 2.7 characters a number."""
+    return base64.b64encode(np.asarray(probabilities, "<f2").tobytes()).decode()
+
+
+def unpack(text: str, shape: tuple[int, ...]) -> np.ndarray:
+    """What :func:`pack` wrote, float32."""
+    return np.frombuffer(base64.b64decode(text), "<f2").reshape(shape).astype(np.float32)
 
 
 def by_cue(results: dict[str, Result]) -> pd.DataFrame:

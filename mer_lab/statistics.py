@@ -221,6 +221,30 @@ def holm(pvalues: Iterable[float]) -> np.ndarray:
     return adjusted
 
 
+def utterances_needed(
+    difference: Difference, utterances: int, gain: float = 0.01, power: float = 0.8
+) -> float:
+    """Test utterances that would show a true gain at a level of 5 %, in a corpus otherwise like this one.
+
+    The standard error of a paired difference falls with the root of the number of dialogues, so from its
+    interval on ``utterances`` follows the number at which ``gain`` is as large as ``z(0.975) + z(power)``
+    standard errors (Card et al., "With Little Power Comes Great Responsibility", EMNLP 2020). The part of the
+    interval that comes from training seeds does not fall with more utterances; it is counted as if it did.
+
+    Args:
+        difference: an interval of level 0.95, as :func:`paired_difference` gives it.
+        utterances: those it was computed on.
+        gain: in the unit of the difference.
+
+    Raises:
+        MerLabError: a power outside (0, 1), or a gain that is not positive.
+    """
+    if not 0 < power < 1 or gain <= 0:
+        raise MerLabError(f"power {power} must lie between 0 and 1, and the gain {gain} above 0.")
+    error = (difference.high - difference.low) / (2 * stats.norm.ppf(0.975))
+    return float(utterances * ((stats.norm.ppf(0.975) + stats.norm.ppf(power)) * error / gain) ** 2)
+
+
 def seed_summary(values: Iterable[float], level: float = 0.95) -> SeedSummary:
     """Mean, standard deviation and t interval of one score over seeds.
 

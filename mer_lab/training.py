@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -26,69 +26,14 @@ from mer_lab.checkpoints import (
     save_tensors,
     training_state,
 )
-from mer_lab.errors import MerLabError, check_choices
+from mer_lab.errors import MerLabError
 from mer_lab.files import digest
 from mer_lab.losses import supervised_contrastive
 from mer_lab.metrics import METRICS
 from mer_lab.models.output import Output
+from mer_lab.models.system import System
 from mer_lab.prediction import SCORE_METRICS, at_once, evaluate
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a model is trained.
-
-    Attributes:
-        epochs: at most; training stops after ``patience`` epochs without a better validation score.
-        batch_size: utterances in a batch.
-        lr, weight_decay: of AdamW. The rate rises over the first 5 % of all steps and falls on a cosine; a
-            pretrained encoder that learns along takes a share of it (``SpeechEncoder``, ``TextEncoder``).
-        clip: norm that gradients are clipped to.
-        class_weights: power of the inverse class frequency that weighs the loss: 0 none, 1 balanced.
-        label_smoothing: of the cross-entropy.
-        target: "label", classes by cross-entropy, or "score", the corpus's number by absolute error.
-        monitor: validation score that chooses the epoch: "wa", "ua", "weighted_f1" or "macro_f1"; with a
-            score as target "mae" or "correlation".
-        batch_by: "length", or "dialogue" for systems that use context.
-        precision: "no", "bf16" or "fp16", as Accelerate names them.
-        contrastive: share of the supervised contrastive loss on the model's embedding; the rest is
-            cross-entropy. ``temperature``: its tau.
-    """
-
-    epochs: int = 20
-    batch_size: int = 32
-    lr: float = 2e-3
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    patience: int = 5
-    class_weights: float = 0.0
-    label_smoothing: float = 0.0
-    monitor: str = "wa"
-    batch_by: str = "length"
-    precision: str = "no"
-    target: str = "label"
-    contrastive: float = 0.0
-    temperature: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_choices(
-            self,
-            target=("label", "score"),
-            monitor=METRICS if self.target == "label" else SCORE_METRICS,
-            batch_by=("length", "dialogue"),
-            precision=("no", "bf16", "fp16"),
-        )
-        for name in ("epochs", "batch_size", "patience"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise MerLabError(f"{name} is {value!r}, expected a whole number of at least 1.")
-        shares = ("class_weights", "label_smoothing", "contrastive", "temperature")
-        for name in ("lr", "weight_decay", "clip", *shares):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value < np.inf:
-                raise MerLabError(f"{name} is {value!r}, expected a number of at least 0.")
-        if self.contrastive > 1 or self.temperature == 0:
-            raise MerLabError("contrastive is a share of the loss, 0 to 1, and its temperature is above 0.")
+from mer_lab.train_config import TrainConfig
 
 
 @dataclass
@@ -134,20 +79,26 @@ def fit(
         _refuse_test(data)
     # Accelerate keeps a process's first precision and device for good; another run may want others
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
+    # a batch, or a stage, may leave some weights alone
+    several = [DistributedDataParallelKwargs(find_unused_parameters=True)]
     try:
-        accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision)
+        accelerator = Accelerator(cpu=cpu, mixed_precision=config.precision, kwargs_handlers=several)
     except ValueError as error:  # a device that cannot compute in it
         raise MerLabError(f"precision {config.precision!r} is not to be had: {error}") from None
     set_seed(seed)
     model = build()
     if getattr(model, "contextual", False) and config.batch_by != "dialogue":
         raise MerLabError(f'{type(model).__name__} uses context: set batch_by = "dialogue" in its training.')
+    if config.modality_dropout and not isinstance(model, System):
+        raise MerLabError(
+            f"{type(model).__name__} does not read two channels: set modality_dropout = 0 in its training."
+        )
     loss_of = _loss(train, config, accelerator.device)
     key = _key(config, seed, model, train, validation)
     optimiser = torch.optim.AdamW(_groups(model, config.lr), lr=config.lr, weight_decay=config.weight_decay)
     model, optimiser = accelerator.prepare(model, optimiser)
     bare = accelerator.unwrap_model(model)
-    steps = -(-len(train.plan(config.batch_size, config.batch_by)) // accelerator.num_processes)
+    steps = len(train.plan(config.batch_size, config.batch_by))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _warmup_cosine(config.epochs * steps))
     run = Run(bare)
     best: dict[str, Tensor] = {}
@@ -179,15 +130,27 @@ def _epoch(accelerator, model, optimiser, schedule, loss_of, train, config, seed
     began, busy = time.perf_counter(), 0.0
     total, count = 0.0, 0
     plan = train.plan(config.batch_size, config.batch_by, np.random.default_rng([seed, epoch]))
-    known = train.targets >= 0 if config.target == "label" else np.isfinite(train.scores)
-    plan = [index for index in plan if known[index].any()]
-    # every process takes its share of the same plan; the last round is filled up: all take as many steps
+    draw = np.random.default_rng([seed, epoch, 1])
+    weight = _weight(train, config)
+    plan = [index for index in plan if weight[index].any()]
     world, rank = accelerator.num_processes, accelerator.process_index
-    shares = range(rank, -(-len(plan) // world) * world, world)
-    for index in (plan[k % len(plan)] for k in shares):
+    if world > 1:
+        torch.manual_seed(seed + 1000 * epoch + 100_000_000 * rank)  # what one drops the other need not
+    for index in plan:
+        absent = _absent(draw, len(index), config.modality_dropout)
+        own = _share(train, index, config.batch_by, world, rank)
+        # every process adds its part of the batch's mean: together they step as one would alone
+        size = len(index)
+        factor = world * weight[index[own]].sum() / weight[index].sum()
+        if factor == 0:  # it has nothing to add, and the others wait for it
+            own = np.arange(len(index))
+        index = index[own]
         batch = train.batch(index).to(accelerator.device)
+        if absent is not None:
+            batch.absent = torch.from_numpy(absent[own]).to(accelerator.device)
         step = time.perf_counter()
         loss = loss_of(model(batch), batch)
+        loss = loss if world == 1 else loss * factor
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), config.clip)
         optimiser.step()
@@ -200,10 +163,32 @@ def _epoch(accelerator, model, optimiser, schedule, loss_of, train, config, seed
                 f"the loss became {value} in epoch {epoch}; lower the learning rate ({config.lr}) or look "
                 "for features that are not finite."
             )
-        total, count = total + value * len(batch), count + len(batch)
+        total, count = total + value * size, count + size
     seconds = time.perf_counter() - began
-    loss = total / max(count, 1)
+    loss = float(accelerator.reduce(torch.tensor(total, device=accelerator.device), "mean")) / max(count, 1)
     return {"epoch": epoch, "train_loss": loss, "seconds": seconds, "in_steps": busy / seconds}
+
+
+def _weight(train: Dataset, config: TrainConfig) -> np.ndarray:
+    """What each utterance weighs in the loss ``(U,)``; 0 where there is nothing to learn."""
+    if config.target == "score":
+        return np.isfinite(train.scores).astype(float)
+    known = train.targets >= 0
+    return class_weights(train.targets, len(train.corpus.labels), config.class_weights)[train.targets] * known
+
+
+def _share(train: Dataset, index: np.ndarray, by: str, world: int, rank: int) -> np.ndarray:
+    """Which of a batch's rows a process reads ``(own,)``: as many dialogues, or utterances, as the others."""
+    of = train.dialogue[index] if by == "dialogue" else index
+    return np.flatnonzero(np.isin(of, np.array_split(np.unique(of), world)[rank]))
+
+
+def _absent(draw: np.random.Generator, size: int, share: float) -> np.ndarray | None:
+    """Who loses which channel in a batch ``(U, 2)``."""
+    if not share:
+        return None
+    fate = draw.random(size)
+    return np.stack([fate < share, fate >= 1 - share], axis=1)
 
 
 def _validate(model, validation: Dataset, loss_of, config: TrainConfig, device) -> dict:

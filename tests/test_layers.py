@@ -6,20 +6,24 @@ from mer_lab.figures import ROOT
 
 ROWS = (
     "errors files parallel provenance palette",
-    "audio ragged checkpoints losses metrics statistics",  # training watches metrics, so they stand before it
+    "audio ragged checkpoints losses metrics statistics calibration",  # training watches metrics
     "corpora",
     "features",
     "batches",
+    "breakdown",
     "models",
-    "prediction emap timing",
+    "prediction emap timing modality cost",
+    "train_config",
     "training",
     "hierarchy",
     "inputs",
-    "records",
+    "records degrade",
     "experiments",
-    "recipes",
+    "recipes robustness",
     "plots figures doctor",
     "course",
+    "comparison",
+    "grid",
     "pages lessons cli",
 )
 ROW = {name: k for k, row in enumerate(ROWS) for name in row.split()}

@@ -1,5 +1,6 @@
 """Training: bit-exact resume, the sealed test, early stopping, seeds, and checkpoints nobody can trust."""
 
+import json
 import os
 import pickle
 import subprocess
@@ -212,27 +213,57 @@ def test_a_folder_of_another_run_is_refused(data, tmp_path, name):
 
 
 RANKS = """
-import sys
-from accelerate import Accelerator
+import json, os, sys
 from mer_lab.files import digest
-from test_training import toy, train, weights
+from test_training import PLAIN, TOGETHER, build, toy, train, weights
 whole = toy()
-done = train((whole.select("train"), whole.select("validation")), folder=sys.argv[1])
-rank = Accelerator().process_index
+data = whole.select("train"), whole.select("validation")
+rank = os.environ["RANK"]
+done = train(data, folder=sys.argv[1])
+steps = {name: train(data, config, build=PLAIN).history for name, config in TOGETHER.items()}
 with open(f"{sys.argv[1]}-{rank}", "w") as f:  # two processes that print may share a line
-    f.write(f"{done.best_epoch} {digest(*weights(done.model).values())}")
+    json.dump([done.best_epoch, digest(*weights(done.model).values()), steps], f)
 """
+ONE_STEP = replace(CONFIG, epochs=1, batch_size=100, class_weights=0.7, label_smoothing=0.1)
+TOGETHER = {
+    "one step": ONE_STEP,
+    "dialogues": replace(ONE_STEP, batch_by="dialogue"),
+    "a dialogue too few": replace(ONE_STEP, batch_by="dialogue", batch_size=1),  # one process has no work
+    "epochs": replace(CONFIG, epochs=3),
+}
 
 
-def test_two_processes_end_with_the_same_weights(tmp_path):
-    script = tmp_path / "ranks.py"
+def PLAIN() -> nn.Module:
+    """Without dropout, which several processes draw otherwise than one."""
+    return UnimodalBiLSTM(FrameEncoder(3), "audio", 3, 6, dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> tuple[Path, list]:
+    """What two processes, launched together, each made of the same runs."""
+    folder = tmp_path_factory.mktemp("ranks")
+    script = folder / "ranks.py"
     script.write_text(RANKS)
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    done = python(str(script), tmp_path / "run", launch=launch)
+    done = python(str(script), folder / "run", launch=launch)
     assert done.returncode == 0, done.stdout + done.stderr
-    first, second = ((tmp_path / f"run-{rank}").read_text() for rank in (0, 1))
-    assert first == second
-    assert len(load_tensors(tmp_path / "run" / "last.safetensors")[1]["history"]) == CONFIG.epochs
+    return folder, [json.loads((folder / f"run-{rank}").read_text()) for rank in (0, 1)]
+
+
+def test_two_processes_end_with_the_same_weights(ranks):
+    folder, (first, second) = ranks
+    assert first[:2] == second[:2]
+    assert len(load_tensors(folder / "run" / "last.safetensors")[1]["history"]) == CONFIG.epochs
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_two_processes_step_as_one_would(ranks, data, name):
+    """The same batches, the same mean over each: only the rounding differs."""
+    alone = train(data, TOGETHER[name], build=PLAIN).history
+    for rank in ranks[1]:
+        for one, both in zip(alone, rank[2][name], strict=True):
+            for loss in ("train_loss", "validation_loss"):  # the second has seen the steps
+                assert both[loss] == pytest.approx(one[loss], abs=1e-5)
 
 
 # ---------------------------------------------------------------- what is learnt

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from huggingface_hub import ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import Tensor, nn
@@ -72,8 +73,15 @@ class System(nn.Module, ModelHubMixin, library_name="mer_lab", model_card_templa
         self.about: dict[str, Any] = {}
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Frames ``(U, Ta, Da)`` and their mask ``(U, Ta)``, words ``(U, Tt, Dt)`` and theirs ``(U, Tt)``."""
-        return *self.audio(*batch.channel("audio")), *self.text(*batch.channel("text"))
+        """Frames ``(U, Ta, Da)`` and their mask ``(U, Ta)``, words ``(U, Tt, Dt)`` and theirs ``(U, Tt)``.
+
+        A channel that the batch calls absent is one vector of zeros, which is the mean of standardised
+        frames and no word at all.
+        """
+        heard, read = self.audio(*batch.channel("audio")), self.text(*batch.channel("text"))
+        if batch.absent is not None:
+            heard, read = _without(*heard, batch.absent[:, 0]), _without(*read, batch.absent[:, 1])
+        return *heard, *read
 
     def save_pretrained(self, folder: str | Path, **options) -> None:
         """Write ``config.json``, ``model.safetensors`` (what was learnt) and a model card to a folder.
@@ -168,6 +176,12 @@ class Part(nn.Module):
 
     def forward(self, batch: Batch) -> Output:
         return self.answer(batch)
+
+
+def _without(x: Tensor, mask: Tensor, absent: Tensor) -> tuple[Tensor, Tensor]:
+    """``x (U, T, D)`` and ``mask (U, T)``, where ``absent (U,)`` a single step of zeros."""
+    first = torch.arange(mask.shape[1], device=mask.device) == 0
+    return x * ~absent[:, None, None], torch.where(absent[:, None], first, mask)
 
 
 def _kinds(of: type) -> list[type]:

@@ -11,9 +11,9 @@ from mer_lab.corpora.staged import StagedConfig
 from mer_lab.errors import MerLabError
 from mer_lab.experiments import Recipe, Result
 from mer_lab.files import ROOT
-from mer_lab.recipes import iemocap, meld, ravdess, staged
+from mer_lab.recipes import full, meld, ravdess, staged
 
-_ALL = (*staged.RECIPES, *meld.RECIPES, *ravdess.RECIPES, *iemocap.RECIPES)
+_ALL = (*staged.RECIPES, *meld.RECIPES, *ravdess.RECIPES, *full.RECIPES)
 RECIPES: dict[str, Recipe] = {r.name: r for r in _ALL}
 
 

@@ -125,6 +125,11 @@ RECIPES = (
     ),  # fmt: skip
 )
 
+RECIPES += tuple(  # lesson 09: what learns to do without a channel
+    replace(recipe, name=f"{name}-modality-dropout", train=replace(recipe.train, modality_dropout=0.2))
+    for name, recipe in ((r.name, r) for r in RECIPES)
+    if name in ("early", "cm-roberta")
+)
 RECIPES += tuple(  # lesson 05: an accent among more or fewer emotional words
     replace(recipe, name=f"{recipe.name}-of-{n}", staged={"candidates": n})
     for n in (2, 4, 6)

@@ -11,28 +11,13 @@ from typing import Annotated
 
 import typer
 
+from mer_lab.cli.common import Quiet, say
+from mer_lab.cli.prepare import prepare
 from mer_lab.errors import MerLabError
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
 )
-
-
-
-def _silence(quiet: bool) -> bool:
-    if quiet:
-        os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported, which is later
-    return quiet
-
-
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", callback=_silence, help="Print nothing but errors.")
-]
-
-
-Root = Annotated[Path, typer.Argument(help="Folder of the official files.")]
-Out = Annotated[Path, typer.Option(help="Corpus folder to write; absent or empty.")]
-Sound = Annotated[bool, typer.Option("--audio/--no-audio", help="Take the sound as well as the text.")]
 
 
 @app.callback()
@@ -50,111 +35,12 @@ def doctor(quiet: Quiet = False) -> None:
     from mer_lab.doctor import doctor as look
 
     rows = look()
-    _say(as_text(rows), quiet)
+    say(as_text(rows), quiet)
     if any(row.status == "missing" for row in rows):
         raise typer.Exit(1)
 
 
-prepare = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(prepare, name="prepare")
-
-
-@prepare.callback()
-def _about_prepare() -> None:
-    """Turn a corpus's official files, or your own recordings, into a corpus folder.
-
-    Example: mer-lab prepare iemocap ~/IEMOCAP_full_release --out corpora/iemocap
-    """
-
-
-@prepare.command("staged")
-def prepare_staged(out: Out, quiet: Quiet = False) -> None:
-    """The built-in Staged corpus, written out as a folder.
-
-    Example: mer-lab prepare staged --out corpora/staged
-    """
-    from mer_lab.corpora import load_corpus, save_corpus
-
-    _say(repr(save_corpus(load_corpus("staged"), out)), quiet)
-
-
-@prepare.command("iemocap")
-def prepare_iemocap(root: Root, out: Out, audio: Sound = True, quiet: Quiet = False) -> None:
-    """IEMOCAP: labels, evaluators, transcripts, word timings and sentence audio of Session1 to Session5.
-
-    Example: mer-lab prepare iemocap ~/IEMOCAP_full_release --out corpora/iemocap
-    """
-    from mer_lab.corpora.iemocap import prepare_iemocap as do
-
-    _say_imported(do(root, out, audio), quiet)
-
-
-@prepare.command("meld")
-def prepare_meld(root: Root, out: Out, audio: Sound = True, quiet: Quiet = False) -> None:
-    """MELD: the three CSV files and, where they are there, the mp4 clips.
-
-    Example: mer-lab prepare meld ~/MELD.Raw --out corpora/meld
-    """
-    from mer_lab.corpora.meld import prepare_meld as do
-
-    _say_imported(do(root, out, audio), quiet)
-
-
-@prepare.command("mosi")
-def prepare_mosi(
-    root: Annotated[Path, typer.Argument(help="The raw folder, a folder of .csd files, or an MMSA .pkl.")],
-    out: Out,
-    folds: Annotated[str, typer.Option(help="standard (52/10/31 videos) or hcam (49/13/31).")] = "standard",
-    rule: Annotated[
-        str, typer.Option(help="negative-vs-nonnegative, drop-zero or nonpositive-vs-positive.")
-    ] = "negative-vs-nonnegative",
-    audio: Sound = True,
-    quiet: Quiet = False,
-) -> None:
-    """CMU-MOSI: from the raw layout, from the SDK's .csd files or from MMSA's pickle.
-
-    Example: mer-lab prepare mosi ~/CMU_MOSI --out corpora/mosi --folds hcam
-    """
-    from mer_lab.corpora.mosi import prepare_mosi as do
-
-    _say_imported(do(root, out, folds, rule, audio), quiet)
-
-
-@prepare.command("ravdess")
-def prepare_ravdess(root: Root, out: Out, quiet: Quiet = False) -> None:
-    """RAVDESS: the speech clips, under their official names.
-
-    Example: mer-lab prepare ravdess ~/RAVDESS --out corpora/ravdess
-    """
-    from mer_lab.corpora.ravdess import prepare_ravdess as do
-
-    _say_imported(do(root, out), quiet)
-
-
-@prepare.command("own")
-def prepare_own(
-    table: Annotated[Path, typer.Argument(help="CSV file, one row an utterance, with a header.")],
-    out: Out,
-    audio: Annotated[Path | None, typer.Option(help="Folder of the recordings.")] = None,
-    column: Annotated[
-        list[str], typer.Option(help="WHAT=COLUMN where the header says it otherwise; may be repeated.")
-    ] = [],  # noqa: B006
-    split_by: Annotated[
-        str, typer.Option(help="Without a split column: keep together what shares this column.")
-    ] = "",
-    name: Annotated[str, typer.Option(help="Name of the corpus; the file's by default.")] = "",
-    quiet: Quiet = False,
-) -> None:
-    """Your own recordings: a CSV and a folder of audio, or a CSV alone.
-
-    Example: mer-lab prepare own clips.csv --audio recordings --out corpora/mine --column text=transcript
-    """
-    from mer_lab.corpora.own import prepare_own as do
-
-    given = [c.partition("=") for c in column]
-    if bad := [c for c, (_, mark, _) in zip(column, given, strict=True) if not mark]:
-        raise typer.BadParameter(f"{bad[0]!r} has no '='; write text=transcript", param_hint="--column")
-    _say_imported(do(table, out, audio, {k: v for k, _, v in given}, split_by, name), quiet)
 
 
 @app.command("add-features")
@@ -184,7 +70,7 @@ def add_features(
     if by_split and len(by_split) != len(table) or not by_split and len(table) > 1:
         raise typer.BadParameter("give one FILE, or SPLIT=FILE once for each split", param_hint="TABLE")
     given = by_split or table[0]
-    _say(str(attach(corpus, name, given, key, channel, match=match, drop=drop, overwrite=overwrite)), quiet)
+    say(str(attach(corpus, name, given, key, channel, match=match, drop=drop, overwrite=overwrite)), quiet)
 
 
 @app.command()
@@ -207,7 +93,7 @@ def audit(
 
     loaded = load_corpus(corpus)
     found = look(loaded.scheme(scheme) if scheme else loaded, sound=sound, accept=accept)
-    _say(str(found), quiet)
+    say(str(found), quiet)
     if out is not None:
         from mer_lab.plots import audit_figure
 
@@ -215,7 +101,7 @@ def audit(
         if found.details:
             audit_figure(found).savefig(out / "audit.png", dpi=150, bbox_inches="tight")
         else:
-            _say("No figure: the audit saw no label, no copy and no sound to draw.", quiet)
+            say("No figure: the audit saw no label, no copy and no sound to draw.", quiet)
     if not found.ok:
         raise typer.Exit(1)
 
@@ -272,9 +158,9 @@ def features(
     found = store.get_all(load_corpus(corpus), extractors, workers, budget and budget * 2**30)
     for name, ragged in zip(names, found, strict=True):
         shape = f"{len(ragged.frames)} frames of {ragged.width} numbers"
-        _say(f"{name}: {len(ragged)} utterances, {shape}", quiet)
+        say(f"{name}: {len(ragged)} utterances, {shape}", quiet)
     if store.speed:
-        _say(str(store.speed), quiet)
+        say(str(store.speed), quiet)
 
 
 @app.command()
@@ -306,7 +192,39 @@ def run(
         chosen = replace(chosen, seeds=tuple(range(seeds)))
     result = execute(chosen, out, workers, progress=not quiet)
     path = result.save(out)
-    _say(f"{table([result])}\n\n{path}", quiet)
+    say(f"{table([result])}\n\n{path}", quiet)
+
+
+@app.command()
+def compare(
+    grid: Annotated[str, typer.Argument(help="staged, meld, or a TOML file: recipes, corpora, seeds.")],
+    out: Annotated[Path, typer.Option(help="Folder of the runs; may be shared by several.")] = Path("runs"),
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes; by default one a core, or one for an accelerator.")
+    ] = None,
+    scheduler: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Dask scheduler, such as tcp://head:8786, to do the runs.")
+    ] = "",
+    quiet: Quiet = False,
+) -> None:
+    """Run what is missing of a grid and write its table; any number of these may work at one folder.
+
+    Example: mer-lab compare staged --out runs
+
+    On several devices: accelerate launch -m mer_lab compare meld --out runs
+
+    On a cluster: dask scheduler, dask worker ADDRESS, then mer-lab compare staged --scheduler ADDRESS
+    """
+    from mer_lab.features.encoders import this_process
+    from mer_lab.grid import find_grid, report, run_grid
+
+    found = find_grid(grid)
+    alone = this_process().device.type != "cpu"
+    workers = workers or (1 if alone else os.cpu_count() or 1)
+    results = run_grid(found, out, workers, scheduler, progress=not quiet)
+    if this_process().is_main_process:
+        for text, path in report(found, results, out):
+            say(f"{text}\n\n{path}\n", quiet)
 
 
 @app.command()
@@ -318,19 +236,9 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe a
     from mer_lab.recipes import RECIPES, find_recipe
 
     if name:
-        _say(find_recipe(name).to_toml(), False)
+        say(find_recipe(name).to_toml(), False)
         return
-    _say("\n".join(f"{r.name:24} {r.corpus:10} {r.model['name']}" for r in RECIPES.values()), False)
-
-
-def _say_imported(imported: tuple[object, object], quiet: bool) -> None:
-    corpus, report = imported
-    _say(f"{report}\n{corpus!r}", quiet)
-
-
-def _say(text: str, quiet: bool) -> None:
-    if not quiet:
-        typer.echo(text)
+    say("\n".join(f"{r.name:24} {r.corpus:10} {r.model['name']}" for r in RECIPES.values()), False)
 
 
 def main(arguments: list[str] | None = None) -> None:
