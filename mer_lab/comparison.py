@@ -16,6 +16,7 @@ from mer_lab.batches import Dataset
 from mer_lab.calibration import expected_calibration_error, temper
 from mer_lab.errors import MerLabError
 from mer_lab.experiments import open_corpus, prepare
+from mer_lab.modality import modality_value
 from mer_lab.records import Recipe, Result
 from mer_lab.statistics import (
     holm,
@@ -92,7 +93,7 @@ def compare(results: Sequence[Result], control: Mapping[str, str], truth: Truth)
     for name, r in by_name.items():
         against = by_name.get(control.get(name, ""))
         rows[name] = {"metric": metric, **_score(r, metric, truth), **_gain(r, against, metric, truth)}
-        rows[name] |= _worth(r) | _calibration(r, truth) | _cost(r)
+        rows[name] |= _worth(r, metric, truth) | _calibration(r, truth) | _cost(r)
     frame = pd.DataFrame(rows).T.infer_objects()
     for raw in ("p", "mcnemar"):
         tested = frame[raw].notna()
@@ -128,14 +129,12 @@ def _gain(r: Result, against: Result | None, metric: str, truth: Truth) -> dict:
     }  # fmt: skip
 
 
-def _worth(r: Result) -> dict:
-    none, text, audio, both, additive = (
-        100 * r.measured(f"value_{k}") for k in ("none", "text", "audio", "both", "additive")
-    )
+def _worth(r: Result, metric: str, truth: Truth) -> dict:
+    seeds = [modality_value(truth.label, decided, metric) for decided in r.coalitions]
+    values = {"value_text": "shapley_text", "value_audio": "shapley_audio", "emap_gap": "gap"}
     return {
-        "value_text": ((text - none) + (both - audio)) / 2,
-        "value_audio": ((audio - none) + (both - text)) / 2,
-        "emap_gap": both - additive,
+        name: 100 * float(np.mean([getattr(v, of) for v in seeds])) if seeds else np.nan
+        for name, of in values.items()
     }
 
 

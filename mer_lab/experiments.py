@@ -26,7 +26,7 @@ from mer_lab.features.encoders import this_process
 from mer_lab.files import digest, write_text
 from mer_lab.hierarchy import train_model
 from mer_lab.inputs import build_encoder, read_audio_features, read_text_features
-from mer_lab.modality import modality_value
+from mer_lab.modality import coalitions
 from mer_lab.models import (
     SYSTEMS,
     System,
@@ -183,6 +183,7 @@ def collect(recipe: Recipe, test: Dataset, rows: Sequence[dict]) -> Result:
         provenance=together([row["provenance"] for row in rows]),
         probabilities=[row["probabilities"] for row in rows if row["probabilities"]],
         measures=[{"seed": row["seed"], **row["measures"]} for row in rows if row["measures"]],
+        coalitions=[row["coalitions"] for row in rows if row["coalitions"]],
     )
 
 
@@ -207,7 +208,9 @@ def finished(recipe: Recipe, seed: int, folder: str | Path) -> dict | None:
         raise MerLabError(f"{path} is not a finished run of this mer_lab; delete it to run again.") from None
 
 
-_ROW = ("seed", "utterances", "validation", "test", "log", "probabilities", "measures", "provenance")
+_ROW = (
+    "seed", "utterances", "validation", "test", "log", "probabilities", "measures", "coalitions", "provenance"
+)  # fmt: skip
 
 
 def run_seed(
@@ -218,14 +221,15 @@ def run_seed(
 
     Args:
         folder: keep checkpoints there, the system as :meth:`System.save_pretrained` writes it, and last, as
-            the sign that it is done, the answers (``run.json``), with the measures of :mod:`mer_lab.cost`
-            and :mod:`mer_lab.modality`. A seed that is done is read.
+            the sign that it is done, the answers (``run.json``), with what :mod:`mer_lab.cost` measures and
+            what the system decides on with each channel alone (:mod:`mer_lab.modality`). A seed that is done
+            is read.
         threads: of this process; as they are by default.
         prepared: what :func:`prepare` returned, to save doing it again.
 
     Returns:
         a row of :func:`collect`: seed, log of the training, validation scores, test predictions, provenance;
-        with a folder also probabilities and measures.
+        with a folder also probabilities, measures and coalitions.
     """
     start = time.perf_counter()
     if threads is not None:
@@ -241,7 +245,7 @@ def run_seed(
             )
         return row
     place = seed_folder(recipe, seed, folder) if folder else None
-    classes, log, measures = recipe.train.target == "label", {}, {}
+    classes, log, measures, decided = recipe.train.target == "label", {}, {}, {}
     if build is None:
         model = BASELINES[recipe.model["name"]]().fit(train, validation, recipe.train.monitor, seed)
         answers = [model.predict_proba(part) for part in (validation, test)]
@@ -261,14 +265,14 @@ def run_seed(
     if place and classes:
         measures["temperature"] = round(fit_temperature(answers[0], validation.targets), 4)
         if isinstance(model, System) and test.audio is not None and test.text is not None:
-            worth = modality_value(model, test, recipe.train.monitor)
-            measures |= {f"value_{name}": round(v, 6) for name, v in worth._asdict().items()}
+            decided = {k: v.tolist() for k, v in coalitions(model, test).items()}
     p, q = (x.argmax(1) if classes else x[:, 0] for x in answers)
     chosen = evaluate(validation, p, recipe.train.target)
     keep = {k: v for k, v in chosen.items() if isinstance(v, float)}
     row = {
         "seed": seed, "utterances": identity, "validation": keep, "test": q.tolist(), "log": log,
         "probabilities": pack(answers[1]) if place and classes else "", "measures": measures,
+        "coalitions": decided,
         "provenance": provenance(time.perf_counter() - start),
     }  # fmt: skip
     if place and this_process().is_main_process:

@@ -7,14 +7,16 @@ is not in the coalition is not blanked, which no system was trained on, but take
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.metrics import confusion_matrix
 from torch import nn
 
 from mer_lab.batches import Dataset
 from mer_lab.errors import MerLabError
-from mer_lab.metrics import scores
+from mer_lab.metrics import from_confusion, labelled
 from mer_lab.prediction import predict
 
 PARTNERS = 12
@@ -53,10 +55,10 @@ class ModalityValue(NamedTuple):
         return self.both - self.additive
 
 
-def modality_value(
-    model: nn.Module, data: Dataset, metric: str = "wa", partners: int = PARTNERS, seed: int = 0
-) -> ModalityValue:
-    """Score a system with each channel alone, on every utterance of ``data``.
+def coalitions(
+    model: nn.Module, data: Dataset, partners: int = PARTNERS, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """What a system decides on with each coalition of channels: class indices ``(U,)`` by name.
 
     "Text alone" is the mean of the system's probabilities over ``partners`` foreign dialogues whose audio,
     turn by turn, stands in for its own; so a system that reads conversations meets voices that belong
@@ -66,8 +68,10 @@ def modality_value(
 
     Args:
         data: both channels, at least two dialogues.
-        metric: one of :data:`mer_lab.metrics.METRICS`.
         seed: of the draw of partners.
+
+    Returns:
+        the fields of :class:`ModalityValue`, ``"both"`` being the system's own decisions.
 
     Raises:
         MerLabError: a single dialogue, or a channel is missing.
@@ -77,8 +81,7 @@ def modality_value(
     orders = foreign(data.dialogue, data.turn, partners, seed)
     own = np.log(predict(model, data).clip(1e-9))  # (U, classes)
     alone = {}
-    for kept in ("text", "audio"):
-        swapped = "audio" if kept == "text" else "text"
+    for kept, swapped in (("text", "audio"), ("audio", "text")):
         alone[kept] = np.stack(
             [np.log(predict(model, _exchanged(data, swapped, order)).clip(1e-9)) for order in orders]
         )  # (partners, U, classes)
@@ -88,8 +91,22 @@ def modality_value(
     grand = (alone["text"].mean((0, 1)) + alone["audio"].mean((0, 1))) / 2
     additive = alone["text"].mean(0) + alone["audio"].mean(0) - grand
     answers = (np.broadcast_to(anything, own.shape), mean["text"], mean["audio"], own, additive)
-    labels = data.corpus.labels
-    return ModalityValue(*(float(scores(data.targets, a.argmax(1), labels)[metric]) for a in answers))
+    return {name: a.argmax(1) for name, a in zip(ModalityValue._fields, answers, strict=True)}
+
+
+def modality_value(
+    target: np.ndarray, decisions: Mapping[str, np.ndarray], metric: str = "wa"
+) -> ModalityValue:
+    """Scores of what :func:`coalitions` returned.
+
+    Args:
+        target: class indices ``(U,)``; utterances with -1 are left out.
+        metric: one of :data:`mer_lab.metrics.METRICS`.
+    """
+    kept, stacked = labelled(target, np.stack([decisions[name] for name in ModalityValue._fields]))
+    classes = int(max(kept.max(), stacked.max())) + 1
+    tables = np.stack([confusion_matrix(kept, row, labels=range(classes)) for row in stacked])
+    return ModalityValue(*from_confusion(metric, tables.astype(float)).tolist())
 
 
 def foreign(dialogue: np.ndarray, turn: np.ndarray, partners: int, seed: int) -> list[np.ndarray]:

@@ -112,8 +112,9 @@ class Result:
         truth: ``label``, ``dialogue`` and ``cue`` of each utterance where the corpus is the built-in one;
             empty for real corpora, whose labels are not ours to hand on.
         probabilities: of each seed, as :func:`pack` writes them; empty for runs without a folder.
-        measures: of each seed: temperature, cost (:mod:`mer_lab.cost`) and the value of each modality
-            (:mod:`mer_lab.modality`); empty for runs without a folder.
+        measures: of each seed: temperature and cost (:mod:`mer_lab.cost`); empty for runs without a folder.
+        coalitions: of each seed of a fusion, its test predictions with each channel alone and of its additive
+            projection (:func:`mer_lab.modality.coalitions`); empty for runs without a folder.
     """
 
     recipe: Recipe
@@ -126,6 +127,7 @@ class Result:
     truth: dict[str, list] = field(default_factory=dict)
     probabilities: list[str] = field(default_factory=list)
     measures: list[dict] = field(default_factory=list)
+    coalitions: list[dict[str, list[int]]] = field(default_factory=list)
 
     def proba(self) -> np.ndarray:
         """Test probabilities ``(seeds, U, classes)``, to three digits.

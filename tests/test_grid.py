@@ -183,7 +183,7 @@ def test_the_command_writes_results_and_a_table(toml, tmp_path, capsys):
         p = predict(trained(recipe, 1, tmp_path), prepare(recipe)[0]["test"])
         assert p.argmax(1).tolist() == row["test"]
         if recipe.name != "words":
-            assert {"value_text", "value_audio", "value_additive", "temperature"} <= set(row["measures"])
+            assert row["coalitions"]["both"] == row["test"] and "temperature" in row["measures"]
     with pytest.raises(MerLabError, match="majority .* holds no trained model|holds no trained model"):
         trained(find_grid(toml).recipes[0], 0, tmp_path)
 
@@ -327,7 +327,7 @@ def test_nothing_is_chosen_on_the_test_labels(toml, sine_folder, tmp_path):
             rows.append(finished(recipe, 0, tmp_path / name))
         clean, other = rows
         assert clean["test"] == other["test"] and clean["validation"] == other["validation"]
-        assert clean["probabilities"] == other["probabilities"]
+        assert clean["probabilities"] == other["probabilities"] and clean["coalitions"] == other["coalitions"]
         assert clean["measures"].get("temperature") == other["measures"].get("temperature")
         if recipe.name == "majority":
             continue
