@@ -3,6 +3,7 @@ PYTHON ?= python3
 JOBS ?= 2
 SCALE ?= cpu
 ONLY ?=
+GRID ?= staged
 
 VENV := .venv
 ifeq ($(OS),Windows_NT)
@@ -13,13 +14,15 @@ endif
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help course test lab lint refresh clean
+.PHONY: help course test lab lint refresh compare publish clean
 
 help:
 	@echo "make course    run every lesson at cpu scale and write pages and figures to build/course/"
 	@echo "make lab       open the lessons in JupyterLab"
 	@echo "make test      lint, unit tests, and every lesson at smoke scale"
 	@echo "make lint      ruff only"
+	@echo "make compare   all systems on the built-in corpus, 5 seeds each, into build/compare/ (GRID=meld: MELD)"
+	@echo "make publish   take what make compare found into results/, renew the README's tables and lesson 09"
 	@echo "make refresh   run the lessons again and renew their committed outputs and figures"
 	@echo "make clean     remove build/, caches and .venv/"
 	@echo "Options: PYTHON=python3.12, SCALE=smoke|cpu|gpu, ONLY=02 (course and refresh), JOBS=2 (test)"
@@ -51,6 +54,13 @@ test: lint
 
 refresh: $(READY)
 	@$(BIN)/python -m mer_lab.lessons refresh $(if $(ONLY),--only $(ONLY))
+
+compare: $(READY)
+	@$(BIN)/python -m mer_lab compare $(GRID) --out build/compare
+
+publish: $(READY)
+	@$(BIN)/python -m mer_lab.publish $(if $(wildcard build/compare),--runs build/compare)
+	@$(BIN)/python -m mer_lab.lessons refresh --only 09
 
 clean:
 	rm -rf build $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -101,7 +101,9 @@ class Dataset:
 
     def select(self, split: str) -> Dataset:
         """The utterances of one split."""
-        return Dataset(self.corpus.select(split=split), self.audio, self.text)
+        rows = (self.corpus.table["split"] == split).to_numpy()
+        absent = None if self.absent is None else self.absent[rows]
+        return Dataset(self.corpus.select(split=split), self.audio, self.text, absent)
 
     def without(self, channel: str) -> Dataset:
         """The same utterances with ``"audio"`` or ``"text"`` taken away from a system that reads both.

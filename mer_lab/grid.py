@@ -14,6 +14,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import joblib
+import pandas as pd
+import torch
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -21,12 +23,13 @@ from tqdm.auto import tqdm
 
 from mer_lab.comparison import as_text, asked, compare, truth_of
 from mer_lab.errors import MerLabError
-from mer_lab.experiments import collect, finished, run_seed, seed_folder
+from mer_lab.experiments import collect, finished, open_corpus, run_seed, seed_folder, trained
 from mer_lab.features.encoders import this_process
-from mer_lab.files import explain_os_errors, write_text
+from mer_lab.files import explain_os_errors, locked, write_text
 from mer_lab.parallel import in_processes
 from mer_lab.recipes import find_recipe
 from mer_lab.records import Recipe, Result
+from mer_lab.robustness import robustness
 from mer_lab.train_config import TrainConfig
 
 GRIDS = Path(__file__).parent / "grids"
@@ -45,11 +48,13 @@ class Grid:
     Attributes:
         recipes: their ``seeds`` are those of the grid, or the single one of a recipe that has no randomness.
         control: name of a recipe → that of its text-only control, which its fusion is held against.
+        robustness: names of those that are also tested on degraded data.
     """
 
     name: str
     recipes: tuple[Recipe, ...]
     control: dict[str, str]
+    robustness: tuple[str, ...] = ()
 
     @property
     def runs(self) -> list[Run]:
@@ -63,7 +68,8 @@ class _Spec:
     """The tables and keys of a grid's TOML file.
 
     ``recipes`` are names or TOML files, ``corpora`` replace that of each recipe, ``control`` is the text-only
-    control of all but those that ``controls`` name; ``staged`` and ``train`` replace settings of all.
+    control of all but those that ``controls`` name; ``robustness`` are the names of recipes; ``staged`` and
+    ``train`` replace settings of all.
     """
 
     recipes: list
@@ -71,6 +77,7 @@ class _Spec:
     control: str = ""
     corpora: list | None = None
     controls: dict | None = None
+    robustness: list | None = None
     staged: dict | None = None
     train: dict | None = None
 
@@ -123,11 +130,14 @@ def _grid(name: str, spec: _Spec) -> Grid:
             if against and recipe.name != against + mark:
                 control[recipe.name] = against + mark
     names = [recipe.name for recipe in recipes]
+    hardened = tuple(n for n in names if n.partition("@")[0] in (spec.robustness or []))
     if twice := [n for n in names if names.count(n) > 1]:
         raise MerLabError(f"the recipe {twice[0]!r} stands twice.")
     if missing := sorted(set(control.values()) - set(names)):
         raise MerLabError(f"the control {missing[0]!r} is not among the recipes.")
-    return Grid(name, tuple(recipes), control)
+    if unknown := [n for n in spec.robustness or [] if n not in {x.partition("@")[0] for x in names}]:
+        raise MerLabError(f"{unknown[0]!r} of robustness is not among the recipes.")
+    return Grid(name, tuple(recipes), control, hardened)
 
 
 def run_grid(
@@ -172,13 +182,39 @@ def results(grid: Grid, folder: str | Path) -> list[Result]:
     """What a grid has given so far: a result of each recipe whose seeds are all finished."""
     found, tests = [], {}
     for recipe in grid.recipes:
-        rows = [finished(recipe, seed, folder) for seed in recipe.seeds]
-        if all(rows):
+        if all(rows := _rows(recipe, folder)):
             key = repr([recipe.corpus, recipe.staged, recipe.scheme, recipe.fold])
             if key not in tests:
                 tests[key] = asked(recipe)
             found.append(collect(recipe, tests[key], rows))
     return found
+
+
+def run_robustness(grid: Grid, folder: str | Path, workers: int = 1) -> pd.DataFrame:
+    """Curves over degraded test data of the grid's finished recipes that ask for them; done once each.
+
+    Returns:
+        the rows of :func:`mer_lab.robustness.robustness` with a column ``system``.
+    """
+    folder = Path(folder).resolve()
+    ready = [r for r in grid.recipes if r.name in grid.robustness and all(_rows(r, folder))]
+    threads = max(1, (joblib.cpu_count() or 1) // workers)
+    jobs = (joblib.delayed(_curves)(recipe, folder, threads) for recipe in ready)
+    frames = list(in_processes(jobs, workers)) if workers > 1 else [_curves(r, folder) for r in ready]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _curves(recipe: Recipe, folder: Path, threads: int | None = None) -> pd.DataFrame:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    path = seed_folder(recipe, 0, folder).parent / "robustness.csv"
+    with locked(path):
+        if not path.exists():
+            models = [trained(recipe, seed, folder) for seed in recipe.seeds]
+            frame = robustness(models, recipe, open_corpus(recipe), progress=False)
+            frame.insert(0, "system", recipe.name)
+            write_text(path, frame.to_csv(index=False))
+    return pd.read_csv(path)
 
 
 def report(grid: Grid, found: list[Result], folder: str | Path) -> list[tuple[str, Path]]:
@@ -195,6 +231,10 @@ def report(grid: Grid, found: list[Result], folder: str | Path) -> list[tuple[st
         write_text(folder / f"{name}.csv", frame.to_csv())
         tables.append((as_text(frame), folder / f"{name}.csv"))
     return tables
+
+
+def _rows(recipe: Recipe, folder: str | Path) -> list[dict | None]:
+    return [finished(recipe, seed, folder) for seed in recipe.seeds]
 
 
 BUSY = "busy"

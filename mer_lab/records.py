@@ -14,6 +14,7 @@ import tomli_w
 
 from mer_lab.errors import MerLabError
 from mer_lab.files import digest, write_text
+from mer_lab.models import REVISIONS
 from mer_lab.statistics import Difference, paired_difference
 from mer_lab.training import TrainConfig
 
@@ -59,6 +60,8 @@ class Recipe:
         """Ten hex digits that change with anything that could change the result, seeds aside."""
         spec = asdict(self)
         del spec["name"], spec["seeds"]
+        if revision := REVISIONS.get(self.model.get("name", "")):
+            spec["revision"] = revision
         if not self.fold:
             del spec["fold"]  # as before there were folds: recorded results keep their hash
         if self.train.target == "label":

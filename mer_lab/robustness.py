@@ -88,6 +88,15 @@ def area(frame: pd.DataFrame) -> pd.Series:
     return pd.Series(areas, name="area", dtype=float)
 
 
+def areas(curves: pd.DataFrame) -> pd.DataFrame:
+    """Areas of several systems, told apart by the column ``system``: a row a system, with its clean score."""
+    rows = {}
+    for system, frame in curves.groupby("system", sort=False):
+        clean = frame.loc[frame["kind"] == "clean", "estimate"].iloc[0]
+        rows[system] = {"clean": clean, **area(frame)}
+    return pd.DataFrame(rows).T
+
+
 def _score(models: Sequence[nn.Module], recipe: Recipe, data: Dataset) -> Interval:
     metric, dialogues = recipe.train.monitor, data.corpus.table["dialogue_id"]
     answers = [predict(model, data) for model in models]

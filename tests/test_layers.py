@@ -19,11 +19,12 @@ ROWS = (
     "inputs",
     "records degrade",
     "experiments",
-    "recipes robustness",
+    "recipes robustness optimism",
     "plots figures doctor",
     "course",
     "comparison",
     "grid",
+    "publish",
     "pages lessons cli",
 )
 ROW = {name: k for k, row in enumerate(ROWS) for name in row.split()}

@@ -6,6 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
 from mer_lab.errors import MerLabError
 from mer_lab.metrics import METRICS, scores
@@ -17,6 +20,7 @@ from mer_lab.statistics import (
     paired_difference,
     score_interval,
     seed_summary,
+    utterances_needed,
 )
 
 LABELS = ("angry", "happy", "sad", "neutral")
@@ -230,6 +234,36 @@ def test_holm_properties(p):
     order = np.argsort(p, kind="stable")
     assert (np.diff(adjusted[order]) >= 0).all()
     assert (adjusted.min() <= 0.05) == (min(p) * len(p) <= 0.05)  # Holm's first step is Bonferroni's
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_statsmodels_agrees_on_holm(p):
+    assert holm(p) == pytest.approx(multipletests(p, method="holm")[1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_statsmodels_agrees_on_mcnemar(seed):
+    target, predictions, _ = example(seeds=2, seed=seed)
+    known = target >= 0
+    a, b = (row[known] == target[known] for row in predictions)
+    table = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
+    found = mcnemar_exact(target, *predictions)
+    assert found.p == pytest.approx(their_mcnemar(table, exact=True).pvalue)
+    assert (found.only_a, found.only_b) == (table[0][1], table[1][0])
+
+
+def test_statsmodels_agrees_on_the_utterances_a_gain_needs():
+    """Where every utterance is a dialogue of its own, a paired t test needs as many."""
+    rng = np.random.default_rng(3)
+    target = np.zeros(4000, int)
+    a, b = (rng.choice(2, 4000, p=[q, 1 - q]) for q in (0.70, 0.68))
+    difference = paired_difference("wa", target, a, b, range(4000))
+    each = (a == target).astype(float) - (b == target)
+    wanted = TTestPower().solve_power(effect_size=0.01 / each.std(ddof=1), alpha=0.05, power=0.8)
+    assert utterances_needed(difference, 4000) == pytest.approx(wanted, rel=0.08)
+    assert utterances_needed(difference, 4000, gain=0.02) == pytest.approx(wanted / 4, rel=0.08)
+    with pytest.raises(MerLabError, match="power 1.0 must lie between 0 and 1"):
+        utterances_needed(difference, 4000, power=1.0)
 
 
 def test_seed_summary():

@@ -29,8 +29,7 @@ def small(name: str) -> System:
     return model.eval()
 
 
-@pytest.fixture(scope="module")
-def data() -> Dataset:
+def made_up() -> Dataset:
     rng = np.random.default_rng(0)
     rows, audio, text = [], [], []
     for dialogue, turns in enumerate((4, 1, 6, 3)):
@@ -44,6 +43,11 @@ def data() -> Dataset:
     table = pd.DataFrame(rows).set_index("utterance_id", drop=False)
     corpus = Corpus(name="made up", labels=("a", "b", "c"), table=table)
     return Dataset(corpus, Ragged.from_sequences(audio, corpus.ids), Ragged.from_sequences(text, corpus.ids))
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return made_up()
 
 
 def logits(model: System, data: Dataset, index) -> torch.Tensor:
@@ -86,6 +90,30 @@ def test_attention_rows_sum_to_one_over_real_keys_and_cost_no_logit(name, data):
         total = weights.sum(-1)
         assert ((total - 1).abs().lt(1e-5) | total.eq(0)).all(), key  # 0: a query that is padding
         assert total.eq(0).float().mean() < 0.9, key
+
+
+@pytest.mark.parametrize("channel", ["audio", "text"])
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_of_an_absent_channel_nothing_is_left(name, channel, data):
+    """What an absent channel would have said changes no logit; the other one still does."""
+    model, other = small(name), "text" if channel == "audio" else "audio"
+    without = logits(model, data.without(channel), range(14))
+    order = np.roll(np.arange(14), 3)
+    for swapped, matters in ((channel, False), (other, True)):
+        channels = {"audio": data.audio, "text": data.text}
+        channels[swapped] = channels[swapped].exchanged(order)
+        changed = Dataset(data.corpus, **channels).without(channel)
+        same = torch.allclose(logits(model, changed, range(14)), without, atol=1e-6)
+        assert same is not matters, swapped
+    assert not torch.allclose(without, logits(model, data, range(14)), atol=1e-4)
+
+
+def test_absence_is_kept_by_a_split_and_told_by_name(data):
+    assert data.without("audio").select("train").batch([3]).absent.tolist() == [[True, False]]
+    assert data.without("audio").without("text").batch([3]).absent.tolist() == [[True, True]]
+    assert data.batch([3]).absent is None
+    with pytest.raises(MerLabError, match="no channel 'video'"):
+        data.without("video")
 
 
 @pytest.mark.parametrize("name", [n for n in SYSTEMS if hasattr(SYSTEMS[n][1], "stride")])

@@ -21,7 +21,7 @@ from mer_lab.checkpoints import load_tensors, load_weights, save_tensors
 from mer_lab.corpora import Corpus
 from mer_lab.errors import MerLabError
 from mer_lab.losses import supervised_contrastive
-from mer_lab.models import UnimodalBiLSTM
+from mer_lab.models import System, UnimodalBiLSTM
 from mer_lab.models.layers import FrameEncoder
 from mer_lab.models.output import Output
 from mer_lab.prediction import predict
@@ -264,6 +264,47 @@ def test_two_processes_step_as_one_would(ranks, data, name):
         for one, both in zip(alone, rank[2][name], strict=True):
             for loss in ("train_loss", "validation_loss"):  # the second has seen the steps
                 assert both[loss] == pytest.approx(one[loss], abs=1e-5)
+
+
+# ---------------------------------------------------------------- modality dropout
+
+
+class Spy(System):
+    """Answers from one learnt number and notes which channels were absent."""
+
+    Config = None
+
+    def __init__(self, seen: list):
+        super().__init__(FrameEncoder(3), FrameEncoder(3), 3, None)
+        self.scale, self.seen = nn.Linear(1, 3), seen
+
+    def forward(self, batch, need_attention=False):
+        if self.training:
+            self.seen.append(batch.absent)
+        return Output(self.scale(torch.ones(len(batch), 1)), {}, torch.ones(len(batch), 1))
+
+
+def test_modality_dropout_takes_its_share_of_each_channel_and_never_both(data):
+    both = [Dataset(d.corpus, d.audio, d.audio) for d in data]
+    seen: list = []
+    config = replace(CONFIG, epochs=40, patience=40, modality_dropout=0.3)
+    fit(lambda: Spy(seen), *both, config, progress=False, cpu=True)
+    absent = torch.cat(seen)
+    assert absent.shape == (40 * 40, 2) and not absent.all(1).any()
+    assert absent.float().mean(0).tolist() == pytest.approx([0.3, 0.3], abs=0.04)
+    again: list = []
+    fit(lambda: Spy(again), *both, config, progress=False, cpu=True)
+    assert torch.equal(torch.cat(again), absent)
+    none: list = []
+    fit(lambda: Spy(none), *both, replace(config, modality_dropout=0.0), progress=False, cpu=True)
+    assert set(none) == {None}
+
+
+def test_modality_dropout_needs_two_channels(data):
+    with pytest.raises(MerLabError, match="UnimodalBiLSTM does not read two channels"):
+        train(data, replace(CONFIG, modality_dropout=0.1))
+    with pytest.raises(MerLabError, match="modality_dropout is 0.6, expected 0 to 0.5"):
+        replace(CONFIG, modality_dropout=0.6)
 
 
 # ---------------------------------------------------------------- what is learnt

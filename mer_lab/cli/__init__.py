@@ -216,7 +216,9 @@ def compare(
     On a cluster: dask scheduler, dask worker ADDRESS, then mer-lab compare staged --scheduler ADDRESS
     """
     from mer_lab.features.encoders import this_process
-    from mer_lab.grid import find_grid, report, run_grid
+    from mer_lab.files import write_text
+    from mer_lab.grid import find_grid, report, run_grid, run_robustness
+    from mer_lab.robustness import areas
 
     found = find_grid(grid)
     alone = this_process().device.type != "cpu"
@@ -225,6 +227,9 @@ def compare(
     if this_process().is_main_process:
         for text, path in report(found, results, out):
             say(f"{text}\n\n{path}\n", quiet)
+        if len(curves := run_robustness(found, out, workers)):
+            write_text(out / f"{found.name}-robustness.csv", curves.to_csv(index=False))
+            say(f"{areas(curves)}\n\n{out / f'{found.name}-robustness.csv'}", quiet)
 
 
 @app.command()

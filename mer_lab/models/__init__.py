@@ -37,6 +37,9 @@ SYSTEMS: dict[str, tuple[type[System], object]] = {
     "cm-roberta": (CMRoberta, CMRobertaConfig()),
 }
 """Name of a preset → its system and settings."""
+REVISIONS: dict[str, int] = {}
+"""Name of a preset → 2, 3, ... once its code answers otherwise than it did: what was recorded of it before is
+then not taken for its recipes' any more. ``tests/test_revisions.py`` notices such a change."""
 
 __all__ = [
     "SYSTEMS",

@@ -73,8 +73,9 @@ class PooledSystem(System):
 
     def utterance(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """``u = ReLU(W [a ; t] + b)``, ``(U, 2 width)``, early fusion (lesson 04), and the pooling's maps."""
-        a, heard = self.hear(*self.audio(*batch.channel("audio")))  # (U, 2 width), (U, Ta / stride)
-        t, read = self.read(*self.text(*batch.channel("text")))
+        x, frames, w, words = self.encode(batch)  # (U, Ta, Da), (U, Ta), (U, Tt, Dt), (U, Tt)
+        a, heard = self.hear(x, frames)  # (U, 2 width), (U, Ta / stride)
+        t, read = self.read(w, words)
         u = self.mix(self.dropout(torch.cat([a, t], dim=-1))).relu()
         return u, {"audio pooling": heard[:, None, None], "text pooling": read[:, None, None]}
 
