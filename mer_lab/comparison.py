@@ -57,13 +57,16 @@ def asked(recipe: Recipe) -> Dataset:
     return prepare(bare, open_corpus(recipe))[0]["test"]
 
 
-def compare(results: Sequence[Result], control: Mapping[str, str], truth: Truth) -> pd.DataFrame:
+def compare(
+    results: Sequence[Result], control: Mapping[str, str], truth: Truth, n: int = 10_000
+) -> pd.DataFrame:
     """A row a result, in the order given; scores and differences in points (0 to 100).
 
     Args:
         results: of one corpus and one label scheme, classes as targets.
         control: name → name of the text-only control that it is held against.
         truth: of the test split.
+        n: resamples of each interval; with fewer, no p value could pass Holm's correction of a long table.
 
     Returns:
         columns:
@@ -92,7 +95,7 @@ def compare(results: Sequence[Result], control: Mapping[str, str], truth: Truth)
     rows = {}
     for name, r in by_name.items():
         against = by_name.get(control.get(name, ""))
-        rows[name] = {"metric": metric, **_score(r, metric, truth), **_gain(r, against, metric, truth)}
+        rows[name] = {"metric": metric, **_score(r, metric, truth, n), **_gain(r, against, metric, truth, n)}
         rows[name] |= _worth(r, metric, truth) | _calibration(r, truth) | _cost(r)
     frame = pd.DataFrame(rows).T.infer_objects()
     for raw in ("p", "mcnemar"):
@@ -109,19 +112,19 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def _score(r: Result, metric: str, truth: Truth) -> dict:
+def _score(r: Result, metric: str, truth: Truth, n: int) -> dict:
     values = seed_summary([row[metric] for row in r.test])
-    interval = score_interval(metric, truth.label, np.array(r.predictions), truth.dialogue)
+    interval = score_interval(metric, truth.label, np.array(r.predictions), truth.dialogue, n=n)
     points = {"score": values.mean, "spread": values.std, "low": interval.low, "high": interval.high}
     return {"seeds": values.n} | {k: 100 * v for k, v in points.items()}
 
 
-def _gain(r: Result, against: Result | None, metric: str, truth: Truth) -> dict:
+def _gain(r: Result, against: Result | None, metric: str, truth: Truth, n: int) -> dict:
     empty = dict.fromkeys(("gain", "gain_low", "gain_high", "p", "mcnemar", "needed"), np.nan)
     if against is None:
         return {"control": "", **empty}
     a, b = np.array(r.predictions), np.array(against.predictions)
-    d = paired_difference(metric, truth.label, a, b, truth.dialogue)
+    d = paired_difference(metric, truth.label, a, b, truth.dialogue, n=n)
     return {
         "control": against.recipe.name, "gain": 100 * d.estimate, "gain_low": 100 * d.low,
         "gain_high": 100 * d.high, "p": d.p, "mcnemar": mcnemar_exact(truth.label, a[0], b[0]).p,
@@ -166,12 +169,15 @@ def on_front(cost: pd.Series, score: pd.Series) -> pd.Series:
     )  # fmt: skip
 
 
+SCORES = {"wa": "accuracy", "ua": "UA", "weighted_f1": "weighted F1", "macro_f1": "macro F1"}
+
+
 def as_text(frame: pd.DataFrame, markdown: bool = False) -> str:
     """The table for a terminal, or in Markdown."""
     heads = {
-        "system": "", "score": frame["metric"].iloc[0].replace("_", " ") if len(frame) else "score",
-        "interval": "95% interval", "gain": "gain over text alone", "p": "p (Holm)", "needed": "needed",
-        "text": "text", "audio": "audio", "gap": "EMAP gap", "ece": "ECE", "epoch": "s/epoch",
+        "system": "system", "score": SCORES[frame["metric"].iloc[0]], "interval": "95% interval",
+        "gain": "gain over text alone", "p": "p (Holm)", "needed": "needed", "text": "Shapley text",
+        "audio": "audio", "gap": "EMAP gap", "ece": "ECE", "epoch": "s/epoch",
     }  # fmt: skip
     lines = [list(heads.values())]
     for name, row in frame.iterrows():
@@ -180,7 +186,7 @@ def as_text(frame: pd.DataFrame, markdown: bool = False) -> str:
             "score": f"{row.score:.1f} ± {row.spread:.1f}" if row.seeds > 1 else f"{row.score:.1f}",
             "interval": f"[{row.low:.1f}, {row.high:.1f}]",
             "gain": f"{row.gain:+.1f} [{row.gain_low:.1f}, {row.gain_high:.1f}]",
-            "p": f"{row.p_holm:.3f}",
+            "p": "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}",
             "needed": f"{row.needed:,.0f}",
             "text": f"{row.value_text:.0f}",
             "audio": f"{row.value_audio:.0f}",

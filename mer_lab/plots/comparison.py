@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter
 from matplotlib.transforms import Bbox, ScaledTranslation, blended_transform_factory
 
 from mer_lab.errors import MerLabError
@@ -173,6 +173,9 @@ def cost_front(frame: pd.DataFrame, xlabel: str = "cost") -> Figure:
     low, high = np.log10(frame["cost"].min()), np.log10(frame["cost"].max())
     pad = max(0.12 * (high - low), 0.2)
     ax.set_xlim(10 ** (low - pad), 10 ** (high + pad))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(NullFormatter())
     x = [*best["cost"], ax.get_xlim()[1]]
     y = [*best["accuracy"], best["accuracy"].iloc[-1]]
     ax.step(x, y, where="post", color=ACCENT, linewidth=1.2, zorder=1)
