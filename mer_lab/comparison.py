@@ -27,6 +27,8 @@ from mer_lab.statistics import (
     utterances_needed,
 )
 
+RESAMPLES = 10_000
+
 
 class Truth(NamedTuple):
     """What the test split is: class index and dialogue of each utterance ``(U,)``."""
@@ -58,7 +60,7 @@ def asked(recipe: Recipe) -> Dataset:
 
 
 def compare(
-    results: Sequence[Result], control: Mapping[str, str], truth: Truth, n: int = 10_000
+    results: Sequence[Result], control: Mapping[str, str], truth: Truth, n: int = RESAMPLES
 ) -> pd.DataFrame:
     """A row a result, in the order given; scores and differences in points (0 to 100).
 
@@ -66,7 +68,7 @@ def compare(
         results: of one corpus and one label scheme, classes as targets.
         control: name → name of the text-only control that it is held against.
         truth: of the test split.
-        n: resamples of each interval; with fewer, no p value could pass Holm's correction of a long table.
+        n: resamples of each interval; a p value is at least ``2 / (n + 1)``.
 
     Returns:
         columns:
@@ -74,8 +76,10 @@ def compare(
         monitor, and its interval over dialogues and seeds;
         ``control, gain, gain_low, gain_high, p, p_holm``: the paired difference to the control, and its p
         value before and after Holm's correction over the table; ``mcnemar, mcnemar_holm``: of the first
-        seeds, exact; ``needed``: utterances that would show a gain of one point with a power of 0.8;
-        ``value_text, value_audio``: exact Shapley values; ``emap_gap``: what is more than addition;
+        seeds, exact; ``needed``: utterances that would show a gain of one point between these trained models
+        with a power of 0.8 (what seeds differ by is not counted: more utterances do not lessen it);
+        ``value_text, value_audio``: Shapley values over all four coalitions; ``emap_gap``: what is more than
+        addition;
         ``ece, ece_tempered``: expected calibration error before and after the temperature that validation
         chose; ``learnt, seconds_epoch, peak_mib, utterances_per_second``: medians over seeds.
         NaN where a column does not apply.
@@ -125,10 +129,11 @@ def _gain(r: Result, against: Result | None, metric: str, truth: Truth, n: int) 
         return {"control": "", **empty}
     a, b = np.array(r.predictions), np.array(against.predictions)
     d = paired_difference(metric, truth.label, a, b, truth.dialogue, n=n)
+    fixed = paired_difference(metric, truth.label, a, b, truth.dialogue, n=n, resample_seeds=False)
     return {
         "control": against.recipe.name, "gain": 100 * d.estimate, "gain_low": 100 * d.low,
         "gain_high": 100 * d.high, "p": d.p, "mcnemar": mcnemar_exact(truth.label, a[0], b[0]).p,
-        "needed": utterances_needed(d, int((truth.label >= 0).sum())),
+        "needed": utterances_needed(fixed, int((truth.label >= 0).sum())),
     }  # fmt: skip
 
 
@@ -174,6 +179,7 @@ SCORES = {"wa": "accuracy", "ua": "UA", "weighted_f1": "weighted F1", "macro_f1"
 
 def as_text(frame: pd.DataFrame, markdown: bool = False) -> str:
     """The table for a terminal, or in Markdown."""
+    floor = 2.001 / (RESAMPLES + 1)  # where every resample was on one side
     heads = {
         "system": "system", "score": SCORES[frame["metric"].iloc[0]], "interval": "95% interval",
         "gain": "gain over text alone", "p": "p (Holm)", "needed": "needed", "text": "Shapley text",
@@ -181,21 +187,20 @@ def as_text(frame: pd.DataFrame, markdown: bool = False) -> str:
     }  # fmt: skip
     lines = [list(heads.values())]
     for name, row in frame.iterrows():
-        shown = {
-            "system": name,
-            "score": f"{row.score:.1f} ± {row.spread:.1f}" if row.seeds > 1 else f"{row.score:.1f}",
-            "interval": f"[{row.low:.1f}, {row.high:.1f}]",
-            "gain": f"{row.gain:+.1f} [{row.gain_low:.1f}, {row.gain_high:.1f}]",
-            "p": "< 0.001" if row.p_holm < 0.001 else f"{row.p_holm:.3f}",
-            "needed": f"{row.needed:,.0f}",
-            "text": f"{row.value_text:.0f}",
-            "audio": f"{row.value_audio:.0f}",
-            "gap": f"{row.emap_gap:.1f}",
-            "ece": f"{row.ece:.1f} → {row.ece_tempered:.1f}",
-            "epoch": f"{row.seconds_epoch:.2f}",
-        }
-        lines.append(["" if "nan" in str(cell) else str(cell) for cell in shown.values()])
-    lines = [[line[0], *(cell.replace("-", "\N{MINUS SIGN}") for cell in line[1:])] for line in lines]
+        interval = "" if np.isnan(row.gain) else f"{row.gain:+.1f} [{row.gain_low:.1f}, {row.gain_high:.1f}]"
+        cells = [
+            f"{row.score:.1f} ± {row.spread:.1f}" if row.seeds > 1 else f"{row.score:.1f}",
+            f"[{row.low:.1f}, {row.high:.1f}]",
+            interval,
+            _cell(row.p_holm, "≤ {:.3f}" if row.p <= floor else "{:.3f}"),
+            _cell(row.needed, "{:,.0f}"),
+            _cell(row.value_text, "{:.0f}"),
+            _cell(row.value_audio, "{:.0f}"),
+            _cell(row.emap_gap, "{:.1f}"),
+            _cell(row.ece, "{:.1f}") and f"{row.ece:.1f} → {row.ece_tempered:.1f}",
+            _cell(row.seconds_epoch, "{:.2f}"),
+        ]
+        lines.append([str(name), *(cell.replace("-", "\N{MINUS SIGN}") for cell in cells)])
     if markdown:
         rule = ["---"] + ["---:"] * (len(heads) - 1)
         return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
@@ -204,3 +209,7 @@ def as_text(frame: pd.DataFrame, markdown: bool = False) -> str:
         "  ".join(c.rjust(w) if k else c.ljust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True)))
         for line in lines
     )
+
+
+def _cell(value: float, form: str) -> str:
+    return "" if np.isnan(value) else form.format(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from mer_lab.corpora.staged import StagedConfig, staged
 from mer_lab.cost import costs, peak_memory
 from mer_lab.errors import MerLabError
 from mer_lab.features.encoders import this_process
-from mer_lab.files import digest, write_text
+from mer_lab.files import write_text
 from mer_lab.hierarchy import train_model
 from mer_lab.inputs import build_encoder, read_audio_features, read_text_features
 from mer_lab.modality import coalitions
@@ -40,6 +39,7 @@ from mer_lab.parallel import in_processes
 from mer_lab.prediction import evaluate, predict
 from mer_lab.provenance import provenance, together
 from mer_lab.records import Recipe, Result, pack
+from mer_lab.runs import claimed, finished, identity, seed_folder, tested_on
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "bilstm": UnimodalBiLSTM,
@@ -152,19 +152,26 @@ def run(
     """
     corpus = open_corpus(recipe)
     data, build = prepare(recipe, corpus)  # extracts features once, before processes would each do so
-    cores = os.cpu_count() or 1
+    cores = joblib.cpu_count()
     if workers is None:
         workers = cores if this_process().device.type == "cpu" else 1
     launched = this_process().num_processes > 1  # together they train one seed after the other
     workers = 1 if launched else max(1, min(workers, len(recipe.seeds)))
     if build is None or workers == 1:
-        rows = [run_seed(recipe, seed, folder, progress, None, (data, build)) for seed in recipe.seeds]
+        rows = [_waited(recipe, seed, folder, progress, None, (data, build)) for seed in recipe.seeds]
     else:
-        jobs = (
-            joblib.delayed(run_seed)(recipe, s, folder, False, max(1, cores // workers)) for s in recipe.seeds
-        )
+        threads = max(1, cores // workers)
+        jobs = (joblib.delayed(_waited)(recipe, s, folder, False, threads) for s in recipe.seeds)
         rows = list(in_processes(jobs, workers))
     return collect(recipe, data["test"], rows)
+
+
+def _waited(recipe: Recipe, seed: int, folder: str | Path | None, *options) -> dict:
+    """:func:`run_seed`, after whoever else is at the same run."""
+    if folder is None:
+        return run_seed(recipe, seed, None, *options)
+    with claimed(recipe, seed, folder, wait=True):
+        return run_seed(recipe, seed, folder, *options)
 
 
 def collect(recipe: Recipe, test: Dataset, rows: Sequence[dict]) -> Result:
@@ -185,32 +192,6 @@ def collect(recipe: Recipe, test: Dataset, rows: Sequence[dict]) -> Result:
         measures=[{"seed": row["seed"], **row["measures"]} for row in rows if row["measures"]],
         coalitions=[row["coalitions"] for row in rows if row["coalitions"]],
     )
-
-
-def seed_folder(recipe: Recipe, seed: int, folder: str | Path) -> Path:
-    """Where a seed's checkpoints, model and answers are kept."""
-    return Path(folder) / f"{recipe.name}-{recipe.hash}" / f"seed-{seed}"
-
-
-def finished(recipe: Recipe, seed: int, folder: str | Path) -> dict | None:
-    """What :func:`run_seed` has written of a seed; None where it has not ended.
-
-    Raises:
-        MerLabError: the file is not one of mer_lab.
-    """
-    path = seed_folder(recipe, seed, folder) / "run.json"
-    try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-        return {name: row[name] for name in _ROW}
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):
-        raise MerLabError(f"{path} is not a finished run of this mer_lab; delete it to run again.") from None
-
-
-_ROW = (
-    "seed", "utterances", "validation", "test", "log", "probabilities", "measures", "coalitions", "provenance"
-)  # fmt: skip
 
 
 def run_seed(
@@ -236,14 +217,8 @@ def run_seed(
         torch.set_num_threads(threads)
     data, build = prepared or prepare(recipe)
     train, validation, test = data["train"], data["validation"], data["test"]
-    identity = digest(*test.corpus.ids, *test.corpus.labels)
     if folder and (row := finished(recipe, seed, folder)):
-        if row["utterances"] != identity:
-            raise MerLabError(
-                f"{seed_folder(recipe, seed, folder)} was tested on other utterances: the corpus has changed "
-                "since; choose a new folder."
-            )
-        return row
+        return tested_on(row, test, seed_folder(recipe, seed, folder))
     place = seed_folder(recipe, seed, folder) if folder else None
     classes, log, measures, decided = recipe.train.target == "label", {}, {}, {}
     if build is None:
@@ -264,13 +239,14 @@ def run_seed(
             measures = costs(model, test, done.history, memory)
     if place and classes:
         measures["temperature"] = round(fit_temperature(answers[0], validation.targets), 4)
-        if isinstance(model, System) and test.audio is not None and test.text is not None:
+        both = isinstance(model, System) and test.audio is not None and test.text is not None
+        if both and test.dialogue.max() > 0:  # a channel is taken away by giving that of another dialogue
             decided = {k: v.tolist() for k, v in coalitions(model, test).items()}
     p, q = (x.argmax(1) if classes else x[:, 0] for x in answers)
     chosen = evaluate(validation, p, recipe.train.target)
     keep = {k: v for k, v in chosen.items() if isinstance(v, float)}
     row = {
-        "seed": seed, "utterances": identity, "validation": keep, "test": q.tolist(), "log": log,
+        "seed": seed, "utterances": identity(test), "validation": keep, "test": q.tolist(), "log": log,
         "probabilities": pack(answers[1]) if place and classes else "", "measures": measures,
         "coalitions": decided,
         "provenance": provenance(time.perf_counter() - start),

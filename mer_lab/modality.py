@@ -1,8 +1,9 @@
-"""What each channel is worth to a trained system: exact Shapley values, and what is more than addition.
+"""What each channel is worth to a trained system: its Shapley value, and what is more than addition.
 
-Two players, text and audio, have four coalitions, and all four are asked: the values are exact (Shapley 1953;
-for multimodal models Hu et al., "SHAPE", 2022, and Parcalabescu & Frank, "MM-SHAP", ACL 2023). A channel that
-is not in the coalition is not blanked, which no system was trained on, but taken from other dialogues.
+Two players, text and audio, have four coalitions, and all four are asked, so no order is sampled (Shapley
+1953; for multimodal models Hu et al., "SHAPE", 2022, and Parcalabescu & Frank, "MM-SHAP", ACL 2023). What is
+not in the coalition is not blanked, which no system was trained on, but taken from other dialogues, of which
+some are drawn.
 """
 
 from __future__ import annotations

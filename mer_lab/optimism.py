@@ -30,9 +30,11 @@ def watched_epochs(recipe: Recipe, seed: int, prepared: tuple | None = None) -> 
         a row an epoch: ``epoch, train_loss, validation, first half, second half``.
 
     Raises:
-        MerLabError: the recipe is trained in stages, or is a baseline without epochs.
+        MerLabError: the recipe is trained in stages, predicts a score, or is a baseline without epochs.
     """
     data, build = prepared or prepare(recipe)
+    if recipe.train.target != "label":
+        raise MerLabError(f"{recipe.name} predicts a score; the choice is shown for classes.")
     if build is None or getattr(getattr(build(), "config", None), "stagewise", False):
         raise MerLabError(f"{recipe.name} has no single row of epochs to watch; choose another recipe.")
     settings = replace(recipe.train, patience=recipe.train.epochs)

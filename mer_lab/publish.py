@@ -39,18 +39,34 @@ def gather(grid: Grid, runs: str | Path, folder: str | Path = ROOT / "results") 
     return taken
 
 
+def recorded_results(grid: Grid, folder: str | Path = ROOT / "results") -> list[Result]:
+    """What is recorded of a grid's recipes; nothing where nothing of it is recorded.
+
+    Raises:
+        MerLabError: a part of it is missing, or was run otherwise than the grid says.
+    """
+    found = {recipe.name: recorded(recipe.name, folder) for recipe in grid.recipes}
+    if not any(found.values()):
+        return []
+    for recipe in grid.recipes:
+        result = found[recipe.name]
+        if result is None or (result.recipe.hash, result.recipe.seeds) != (recipe.hash, recipe.seeds):
+            raise MerLabError(
+                f"{folder} does not hold {recipe.name} as grid {grid.name} has it, with {len(recipe.seeds)} "
+                f"seed(s); run `mer-lab compare {grid.name}` and take its results."
+            )
+    return list(found.values())
+
+
 def published(grid: Grid, folder: str | Path = ROOT / "results") -> tuple[list[Result], pd.DataFrame]:
     """The recorded results of a grid, and the table that follows from their predictions.
 
     Raises:
-        MerLabError: one is not recorded, or the corpus that holds its labels is not on this machine.
+        MerLabError: a part is not recorded, or the corpus that holds the labels is not on this machine.
     """
-    found = []
-    for recipe in grid.recipes:
-        result = recorded(recipe.name, folder)
-        if result is None:
-            raise MerLabError(f"{folder} has no result of {recipe.name} as it stands; run `mer-lab compare`.")
-        found.append(result)
+    found = recorded_results(grid, folder)
+    if not found:
+        raise MerLabError(f"nothing of grid {grid.name} is recorded in {folder}.")
     return found, compare(found, grid.control, truth_of(found[0]))
 
 
@@ -67,14 +83,17 @@ def publish(folder: str | Path = ROOT / "results", readme: str | Path = ROOT / "
     for path in sorted(GRIDS.glob("*.toml")):
         grid = find_grid(path.stem)
         target = Path(folder) / f"comparison_{grid.name}.json"
+        if not (found := recorded_results(grid, folder)):
+            continue
         try:
-            found, frame = published(grid, folder)
+            truth = truth_of(found[0])
         except MerLabError as error:  # no copy of the corpus here: what was published stays
             said.append(f"{grid.name}: left as it is. {error}")
         else:
+            frame = compare(found, grid.control, truth)
             write_json(target, {"systems": plain(frame), **together([r.provenance for r in found])})
             said.append(f"{grid.name}: {len(found)} systems.")
-        if target.exists():
+        if target.exists() and f"<!-- table {grid.name} -->" in text:
             text = with_table(text, grid.name, as_text(summary(grid, folder), markdown=True))
     write_text(readme, text)
     return said

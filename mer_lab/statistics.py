@@ -228,11 +228,11 @@ def utterances_needed(
 
     The standard error of a paired difference falls with the root of the number of dialogues, so from its
     interval on ``utterances`` follows the number at which ``gain`` is as large as ``z(0.975) + z(power)``
-    standard errors (Card et al., "With Little Power Comes Great Responsibility", EMNLP 2020). The part of the
-    interval that comes from training seeds does not fall with more utterances; it is counted as if it did.
+    standard errors (Card et al., "With Little Power Comes Great Responsibility", EMNLP 2020).
 
     Args:
-        difference: an interval of level 0.95, as :func:`paired_difference` gives it.
+        difference: of level 0.95, as :func:`paired_difference` gives it with ``resample_seeds=False``: what
+            comes from training seeds does not fall with more utterances.
         utterances: those it was computed on.
         gain: in the unit of the difference.
 

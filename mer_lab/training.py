@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, set_seed
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -111,6 +111,8 @@ def fit(
             epoch = len(run.history) + 1
             row = _epoch(accelerator, model, optimiser, schedule, loss_of, train, config, seed, epoch)
             row |= _validate(bare, validation, loss_of, config, accelerator.device)
+            if accelerator.num_processes > 1:  # the last digit may differ, the choice must not
+                row = broadcast_object_list([row])[0]
             run.history.append(row)
             if _merit(row, config) > max((_merit(r, config) for r in run.history[:-1]), default=-np.inf):
                 run.best_epoch, best = epoch, copy.deepcopy(learnt(bare))

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import softmax
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, f1_score
 
 from mer_lab.comparison import as_text, compare, on_front, truth_of
@@ -50,6 +51,10 @@ def check(frame: pd.DataFrame, results: dict, truth, control: dict) -> None:
             assert row["spread"] == pytest.approx(np.std(each, ddof=1), abs=1e-4)
         assert row["low"] < row["score"] < row["high"] or name.endswith("majority")
     for name, against in control.items():
+        a, b = (np.array(results[n].predictions[0])[known] == label for n in (name, against))
+        alone = int((a & ~b).sum()), int((b & ~a).sum())
+        exact = binomtest(alone[0], sum(alone)).pvalue if sum(alone) else 1.0
+        assert frame.at[name, "mcnemar"] == pytest.approx(exact, abs=1e-5)
         assert frame.at[name, "gain"] == pytest.approx(mean[name] - mean[against], abs=1e-4)
         assert frame.at[name, "control"] == against
         assert frame.at[name, "gain_low"] <= frame.at[name, "gain"] <= frame.at[name, "gain_high"]
@@ -75,6 +80,8 @@ def check(frame: pd.DataFrame, results: dict, truth, control: dict) -> None:
                 )
         for column, values in errors.items():
             assert frame.at[name, column] == pytest.approx(100 * np.mean(values), abs=0.15), name
+        learnt = [row["learnt"] for row in result.validation if "learnt" in row]
+        assert not learnt or frame.at[name, "learnt"] == np.median(learnt)
         for column in ("seconds_epoch", "peak_mib", "utterances_per_second"):
             values = [m[column] for m in result.measures if m.get(column) is not None]
             assert not values or frame.at[name, column] == pytest.approx(np.median(values))
@@ -102,6 +109,38 @@ def test_meld_too(shared_data, tmp_path):
     np.testing.assert_allclose(again[columns].astype(float), summary(grid)[columns].astype(float), rtol=1e-4)
 
 
+def test_an_interval_by_a_loop(table, staged):
+    """Dialogues drawn together for both systems, seeds for each on its own, one fewer than there are."""
+    truth, rng = truth_of(staged["early"]), np.random.default_rng(5)
+    members = [np.flatnonzero(truth.dialogue == d) for d in dict.fromkeys(truth.dialogue)]
+    hits = [np.array(staged[n].predictions) == truth.label for n in ("early", "text-bilstm")]
+    gains = []
+    for _ in range(1500):
+        rows = np.concatenate([members[k] for k in rng.integers(0, len(members), len(members))])
+        a, b = (h[rng.integers(0, len(h), len(h) - 1)][:, rows].mean() for h in hits)
+        gains.append(100 * (a - b))
+    low, high = np.percentile(gains, [2.5, 97.5])
+    row = table.loc["early"]
+    assert (row["gain_low"], row["gain_high"]) == pytest.approx((low, high), abs=0.6)
+    fixed = [100 * (hits[0][:, r].mean() - hits[1][:, r].mean()) for r in _resampled(members, rng, 1500)]
+    wanted = len(truth.label) * (2.8016 * np.std(fixed)) ** 2
+    assert row["needed"] == pytest.approx(wanted, rel=0.15)
+
+
+def _resampled(members, rng, n):
+    for _ in range(n):
+        yield np.concatenate([members[k] for k in rng.integers(0, len(members), len(members))])
+
+
+def test_what_does_not_apply_is_blank_and_the_least_p_is_a_bound(table):
+    lines = as_text(table).splitlines()
+    text = next(line for line in lines if line.startswith("text-bilstm "))
+    assert "nan" not in "".join(lines) and "+" not in text
+    assert "\N{LESS-THAN OR EQUAL TO} 0.00" in next(line for line in lines if line.startswith("cm-roberta "))
+    renamed = table.rename(index={"early": "dominance"})
+    assert any(line.startswith("dominance ") for line in as_text(renamed).splitlines())
+
+
 def test_holm_is_over_the_whole_table(table):
     tested = table["p"].notna()
     assert (table.loc[tested, "p_holm"] >= table.loc[tested, "p"]).all()
@@ -124,6 +163,21 @@ def test_the_readme_shows_what_is_recorded(tmp_path):
     said = publish(folder, copy)
     assert copy.read_text(encoding="utf-8") == text  # what somebody typed is gone
     assert any(line.startswith("staged: 20 systems") for line in said)
+
+
+def test_a_part_of_a_grid_is_not_published(tmp_path):
+    """Fewer seeds than the others, or a recipe that nobody ran."""
+    for recipe in STAGED.recipes[:2]:
+        recorded(recipe.name).save(tmp_path)
+    with pytest.raises(MerLabError, match="does not hold text-bilstm as grid staged has it, with 5 seed"):
+        published(STAGED, tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text("no table")
+    with pytest.raises(MerLabError, match="run `mer-lab compare staged`"):
+        publish(tmp_path, readme)
+    assert readme.read_text() == "no table"
+    (tmp_path / "empty").mkdir()
+    assert publish(tmp_path / "empty", readme) == []
 
 
 def test_a_table_goes_between_its_marks():

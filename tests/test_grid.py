@@ -15,16 +15,19 @@ import numpy as np
 import psutil
 import pytest
 
-from mer_lab import grid as module
+from mer_lab import engine
 from mer_lab.checkpoints import load_tensors
 from mer_lab.cli import main
 from mer_lab.comparison import compare, truth_of
-from mer_lab.corpora import load_corpus
+from mer_lab.corpora import load_corpus, save_corpus
+from mer_lab.engine import run_grid, run_robustness
 from mer_lab.errors import MerLabError
-from mer_lab.experiments import finished, prepare, run, run_seed, seed_folder, trained
-from mer_lab.grid import GRIDS, find_grid, run_grid, run_robustness
+from mer_lab.experiments import prepare, run, run_seed, trained
+from mer_lab.grid import GRIDS, find_grid, report, results
 from mer_lab.prediction import predict
 from mer_lab.recipes import RECIPES
+from mer_lab.runs import finished, seed_folder
+from mer_lab.train_config import TrainConfig
 
 RECIPE = """
 name = "{name}"
@@ -79,7 +82,7 @@ def finished_folder(toml, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def whole(toml, finished_folder) -> dict[str, list]:
     """What it makes of the grid: predictions by recipe."""
-    return predictions(module.results(find_grid(toml), finished_folder))
+    return predictions(results(find_grid(toml), finished_folder))
 
 
 def command(*arguments: str) -> int:
@@ -95,14 +98,14 @@ def predictions(results) -> dict[str, list]:
 
 WORKER = """
 import sys
-from mer_lab import grid
-original = grid.run_seed
+from mer_lab import engine, grid
+original = engine.run_seed
 def logged(recipe, seed, folder, **options):
     with open(f"{folder}/started.log", "a") as f:
         f.write(f"{recipe.name} seed {seed}\\n")
     return original(recipe, seed, folder, **options)
-grid.run_seed = logged
-grid.run_grid(grid.find_grid(sys.argv[1]), sys.argv[2], progress=False)
+engine.run_seed = logged
+engine.run_grid(grid.find_grid(sys.argv[1]), sys.argv[2], progress=False)
 """
 
 
@@ -153,6 +156,16 @@ def test_several_corpora_are_told_apart_by_name(toml, sine_folder, tmp_path):
         ("seeds = 3", "recipes is missing"),
         ('recipes = ["early"]\nseed = 3', "unknown setting 'seed'"),
         ('recipes = ["early"]\nseeds = 0', "seeds is 0, expected a whole number"),
+        ('recipes = ["early"]\nseeds = "5"', "seeds is '5', expected a whole number"),
+        ('recipes = "early"', "recipes is 'early', expected a list of names"),
+        ('recipes = ["early"]\ncorpora = "staged"', "corpora is 'staged', expected a list of names"),
+        ('recipes = ["early"]\ncorpora = [5]', "corpora holds 5, expected names"),
+        ('recipes = ["early"]\ncontrols = ["a"]', "controls is ['a'], expected a table"),
+        ('recipes = ["early"]\n[staged]\nsize = 3', "size"),
+        ('recipes = ["early"]\n[staged]\ncandidates = 9', "candidates is 9"),
+        ('recipes = ["majority"]\nrobustness = ["majority"]', "majority of robustness is a baseline"),
+        ('recipes = ["early", "meld-early"]\ncontrol = "early"', "no corpus, fold and monitor in common"),
+        ('recipes = ["early"]\n[train]\ntarget = "score"\nmonitor = "mae"', "early predicts a score"),
         ('recipes = ["earlie"]', "there is no recipe 'earlie'"),
         ('recipes = ["early", "early"]', "'early' stands twice"),
         ('recipes = ["early"]\ncontrol = "text-bilstm"', "control 'text-bilstm' is not among the recipes"),
@@ -214,9 +227,9 @@ def test_workers_at_one_folder_share_the_runs_however_often_one_is_killed(toml, 
         done = kept
     assert steady.wait(300) == 0
     assert all(path.read_bytes() == content for path, content in done.items())
-    assert set(started(tmp_path)) == {module._name(r) for r in find_grid(toml).runs}
+    assert set(started(tmp_path)) == {engine._name(r) for r in find_grid(toml).runs}
     assert len(started(tmp_path)) <= 7 + kills  # only what was in work when it was killed began again
-    assert predictions(module.results(find_grid(toml), tmp_path)) == whole
+    assert predictions(results(find_grid(toml), tmp_path)) == whole
 
 
 def test_a_killed_child_is_replaced(toml, whole, tmp_path):
@@ -233,7 +246,7 @@ def test_a_killed_child_is_replaced(toml, whole, tmp_path):
         time.sleep(0.02)
     assert parent.wait(300) == 0, parent.stderr.read()
     assert killed
-    assert predictions(module.results(find_grid(toml), tmp_path)) == whole
+    assert predictions(results(find_grid(toml), tmp_path)) == whole
 
 
 def test_dask_workers_do_the_runs(toml, whole, tmp_path):
@@ -242,8 +255,8 @@ def test_dask_workers_do_the_runs(toml, whole, tmp_path):
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
     )
     with cluster:
-        results = run_grid(find_grid(toml), tmp_path, scheduler=cluster.scheduler_address, progress=False)
-        assert predictions(results) == whole
+        found = run_grid(find_grid(toml), tmp_path, scheduler=cluster.scheduler_address, progress=False)
+        assert predictions(found) == whole
         workers = {w["pid"] for w in _pids(cluster)}
         assert len(workers) == 2 and os.getpid() not in workers
 
@@ -257,29 +270,55 @@ def _pids(cluster):
 
 def test_without_a_scheduler_it_says_so(toml, tmp_path, monkeypatch):
     pytest.importorskip("distributed")
-    monkeypatch.setattr(module, "ANSWERS", 1)
+    monkeypatch.setattr(engine, "ANSWERS", 1)
     with pytest.raises(MerLabError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
         run_grid(find_grid(toml), tmp_path, scheduler="tcp://127.0.0.1:9", progress=False)
 
 
 def test_launched_together_it_gives_the_same_table(toml, whole, tmp_path):
-    """Two CPU processes, as `accelerate launch` starts them, share each batch; only rounding differs."""
+    """Two CPU processes, as `accelerate launch` starts them, share each batch; only rounding differs.
+
+    Degraded data are tested by both together.
+    """
+    text = toml.read_text(encoding="utf-8").replace("seeds = 2", 'seeds = 2\nrobustness = ["both"]')
+    toml = tmp_path / "launched.toml"
+    toml.write_text(text, encoding="utf-8")
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m",
                "mer_lab", "compare", str(toml), "--out", str(tmp_path), "-q"]  # fmt: skip
     environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
-    found = predictions(module.results(find_grid(toml), tmp_path))
+    found = predictions(results(find_grid(toml), tmp_path))
     assert found["majority"] == whole["majority"] and found["both"] == whole["both"]
     assert list(found) == list(whole)
+    assert (tmp_path / "launched-robustness.csv").read_text().count("both,clean") == 1
 
 
-def test_a_run_that_fails_is_named_and_the_others_are_kept(toml, tmp_path):
+def test_a_run_that_fails_is_named_and_the_others_are_kept(toml, tmp_path, monkeypatch):
+    """Whatever the reason: a recipe that is wrong, or a machine that is too small."""
     grid = find_grid(toml)
     broken = replace(grid.recipes[1], name="broken", model={"name": "bilstm", "widht": 8})
-    with pytest.raises(MerLabError, match="2 of 3 runs failed.*\n  broken seed 0: .*widht"):
-        run_grid(replace(grid, recipes=(broken, grid.recipes[0])), tmp_path, progress=False)
+    large = replace(grid.recipes[1], name="large")
+    once = engine.run_seed
+
+    def run_out(recipe, *arguments, **options):
+        if recipe.name == "large":
+            raise MemoryError("40 GiB wanted")
+        return once(recipe, *arguments, **options)
+
+    monkeypatch.setattr(engine, "run_seed", run_out)
+    with pytest.raises(MerLabError, match="4 of 5 runs failed") as told:
+        run_grid(replace(grid, recipes=(broken, large, grid.recipes[0])), tmp_path, progress=False)
+    assert "\n  broken seed 0: " in str(told.value) and "widht" in str(told.value)
+    assert "\n  large seed 1: MemoryError: 40 GiB wanted" in str(told.value)
     assert len(list(tmp_path.rglob("run.json"))) == 1
+
+
+def test_workers_that_write_elsewhere_are_noticed(toml, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "VISIBLE", 0)
+    monkeypatch.setattr(engine, "attempt", lambda recipe, seed, folder: (engine._name((recipe, seed)), ""))
+    with pytest.raises(MerLabError, match="seed 0 has ended and is not in .*: do all workers see it"):
+        run_grid(find_grid(toml), tmp_path, progress=False)
 
 
 HOLDER = """
@@ -299,7 +338,7 @@ def test_a_run_in_work_elsewhere_is_waited_for(toml, tmp_path):
     (place / ".lock").touch()  # left behind
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(place / ".lock")], stdout=subprocess.PIPE)
     holder.stdout.readline()
-    assert module.attempt(*one.runs[0], tmp_path)[1] == "busy"
+    assert engine.attempt(*one.runs[0], tmp_path)[1] == "busy"
     begun = time.monotonic()
     assert len(run_grid(one, tmp_path, progress=False)) == 1
     assert time.monotonic() - begun > 1
@@ -313,9 +352,46 @@ def test_a_corpus_that_changed_is_noticed(toml, tmp_path, sine_folder):
     fewer = corpus.with_splits(["" if u == "u35" else s for u, s in corpus.table["split"].items()])
     with pytest.raises(MerLabError, match="tested on other utterances.*choose a new folder"):
         run_seed(recipe, 0, tmp_path, prepared=prepare(recipe, fewer))
-    (seed_folder(recipe, 0, tmp_path) / "run.json").write_text('{"seed": 0}')
+    place = seed_folder(recipe, 0, tmp_path) / "run.json"
+    place.write_text('{"seed": 0}')
     with pytest.raises(MerLabError, match="not a finished run"):
         run_seed(recipe, 0, tmp_path, progress=False)
+    place.unlink()
+    place.mkdir()
+    with pytest.raises(MerLabError, match="not a finished run"):
+        run_seed(recipe, 0, tmp_path, progress=False)
+
+
+def test_a_finished_grid_is_not_laid_over_another_corpus(toml, finished_folder, sine_folder, tmp_path):
+    """Other utterances in the same places: the old answers are not theirs."""
+    shutil.copytree(finished_folder, tmp_path / "runs")
+    corpus = load_corpus(sine_folder)
+    swapped = {"validation": "test", "test": "validation", "train": "train"}
+    save_corpus(corpus.with_splits([swapped[s] for s in corpus.table["split"]]), tmp_path / "other")
+    grid = find_grid(toml)
+    other = replace(grid, recipes=tuple(replace(r, corpus=str(tmp_path / "other")) for r in grid.recipes))
+    for old, new in zip(grid.recipes, other.recipes, strict=True):  # as if it had been there all along
+        was, now = (seed_folder(r, 0, tmp_path / "runs").parent for r in (old, new))
+        was.rename(now)
+    with pytest.raises(MerLabError, match="tested on other utterances"):
+        run_grid(other, tmp_path / "runs", progress=False)
+
+
+def test_a_single_test_dialogue_leaves_no_other_to_take_a_channel_from(toml, sine_folder, tmp_path):
+    corpus, recipe = load_corpus(sine_folder), find_grid(toml).recipes[2]
+    last = corpus.table["dialogue_id"].iloc[-1]
+    kept = (corpus.table["split"] != "test") | (corpus.table["dialogue_id"] == last)
+    row = run_seed(recipe, 0, tmp_path, progress=False, prepared=prepare(recipe, corpus.select(kept)))
+    assert row["coalitions"] == {} and row["probabilities"]
+
+
+def test_results_that_cannot_stand_in_one_table_get_one_each(toml, finished_folder, tmp_path):
+    found = results(find_grid(toml), finished_folder)[1:]
+    other = replace(found[1], recipe=replace(found[1].recipe, train=TrainConfig(monitor="macro_f1")))
+    tables = report(find_grid(toml), [found[0], other], tmp_path)
+    corpus = Path(found[0].recipe.corpus).name
+    assert [path.name for _, path in tables] == [f"small-{corpus}-wa.csv", f"small-{corpus}-macro_f1.csv"]
+    assert all(path.exists() for _, path in tables)
 
 
 def test_degraded_data_are_tested_once(toml, finished_folder, tmp_path):
@@ -323,12 +399,14 @@ def test_degraded_data_are_tested_once(toml, finished_folder, tmp_path):
     grid = replace(find_grid(toml), robustness=("both",))
     found = run_robustness(grid, tmp_path)
     assert set(found["system"]) == {"both"} and {"clean", "white", "missing text"} <= set(found["kind"])
-    truth = module.results(grid, tmp_path)[2].summary("wa")[0]
+    truth = results(grid, tmp_path)[2].summary("wa")[0]
     assert found.loc[found["kind"] == "clean", "estimate"].item() == pytest.approx(truth)
-    [path] = tmp_path.rglob("robustness.csv")
+    [path] = tmp_path.rglob("robustness-*.csv")
     kept = path.stat().st_mtime_ns
     assert run_robustness(grid, tmp_path).equals(found) and path.stat().st_mtime_ns == kept
     assert run_robustness(replace(grid, robustness=()), tmp_path).empty
+    fewer = replace(grid, recipes=tuple(replace(r, seeds=(0,)) for r in grid.recipes))
+    assert not run_robustness(fewer, tmp_path).equals(found)  # other models, other curves
     text = toml.read_text(encoding="utf-8").replace("seeds = 2", 'seeds = 2\nrobustness = ["others"]')
     (tmp_path / "wrong.toml").write_text(text, encoding="utf-8")
     with pytest.raises(MerLabError, match="'others' of robustness is not among the recipes"):
@@ -365,15 +443,15 @@ def test_nothing_is_chosen_on_the_test_labels(toml, sine_folder, tmp_path):
 
 def test_the_table_follows_from_the_predictions(toml, finished_folder):
     grid = find_grid(toml)
-    results = module.results(grid, finished_folder)
-    truth = truth_of(results[0])
-    frame = compare(results, grid.control, truth)
+    found = results(grid, finished_folder)
+    truth = truth_of(found[0])
+    frame = compare(found, grid.control, truth)
     known = truth.label >= 0
-    for r in results:
+    for r in found:
         hits = (np.array(r.predictions) == truth.label)[:, known]
         assert frame.at[r.recipe.name, "score"] == pytest.approx(100 * hits.mean())
         if r.recipe.name in grid.control:
-            control = next(c for c in results if c.recipe.name == grid.control[r.recipe.name])
+            control = next(c for c in found if c.recipe.name == grid.control[r.recipe.name])
             other = (np.array(control.predictions) == truth.label)[:, known]
             assert frame.at[r.recipe.name, "gain"] == pytest.approx(100 * (hits.mean() - other.mean()))
     assert json.loads(frame.to_json())  # plain numbers

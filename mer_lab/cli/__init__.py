@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -213,23 +212,27 @@ def compare(
 
     On several devices: accelerate launch -m mer_lab compare meld --out runs
 
-    On a cluster: dask scheduler, dask worker ADDRESS, then mer-lab compare staged --scheduler ADDRESS
+    On a cluster: dask scheduler; dask worker ADDRESS --nthreads 1; mer-lab compare staged --scheduler ADDRESS
     """
+    import joblib
+
+    from mer_lab.engine import run_grid, run_robustness
     from mer_lab.features.encoders import this_process
     from mer_lab.files import write_text
-    from mer_lab.grid import find_grid, report, run_grid, run_robustness
+    from mer_lab.grid import find_grid, report
     from mer_lab.robustness import areas
 
     found = find_grid(grid)
-    alone = this_process().device.type != "cpu"
-    workers = workers or (1 if alone else os.cpu_count() or 1)
+    workers = workers or (1 if this_process().device.type != "cpu" else joblib.cpu_count())
     results = run_grid(found, out, workers, scheduler, progress=not quiet)
-    if this_process().is_main_process:
-        for text, path in report(found, results, out):
-            say(f"{text}\n\n{path}\n", quiet)
-        if len(curves := run_robustness(found, out, workers)):
-            write_text(out / f"{found.name}-robustness.csv", curves.to_csv(index=False))
-            say(f"{areas(curves)}\n\n{out / f'{found.name}-robustness.csv'}", quiet)
+    main = this_process().is_main_process
+    for text, path in report(found, results, out) if main else ():
+        say(f"{text}\n\n{path}\n", quiet)
+    curves = run_robustness(found, out, workers)
+    if main and len(curves):
+        path = out / f"{found.name}-robustness.csv"
+        write_text(path, curves.to_csv(index=False))
+        say(f"{areas(curves).round(3)}\n\n{path}", quiet)
 
 
 @app.command()
