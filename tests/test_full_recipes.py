@@ -14,7 +14,7 @@ from mer_lab.corpora import save_corpus
 from mer_lab.errors import MerLabError
 from mer_lab.experiments import Recipe, prepare
 from mer_lab.hierarchy import train_model
-from mer_lab.recipes import RECIPES, full
+from mer_lab.recipes import RECIPES, at_full_scale, full
 from mer_lab.training import TrainConfig
 
 NAMES = [recipe.name for recipe in full.RECIPES]
@@ -177,3 +177,13 @@ def test_what_has_no_known_size_is_told():
         with pytest.raises(MerLabError, match=f"meld-full-hcam: the size of {needle} is not known"):
             full.expected(replace(RECIPES["meld-full-hcam"], **change))
     assert np.isfinite(full.expected(replace(RECIPES["meld-full-text"], corpus="corpora/meld"))).all()
+
+
+def test_the_commands_of_a_lesson_run_what_they_name():
+    """As they are printed, command and recipe exist, and what is not recorded is said not to be."""
+    names = ["meld-full-early", "iemocap-xu2019"]
+    *lines, launched = at_full_scale(names).splitlines()
+    assert [line.split()[:3] for line in lines] == [["mer-lab", "run", name] for name in names]
+    hours, gib = full.expected(RECIPES["meld-full-early"])
+    assert f"about {hours:.1f} h, {gib:.0f} GiB; recorded: nothing" in lines[0]
+    assert launched.startswith("accelerate launch -m mer_lab run meld-full-early ")

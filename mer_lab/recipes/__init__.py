@@ -65,6 +65,18 @@ def recorded(name: str, folder: str | Path = ROOT / "results") -> Result | None:
     return Result.load(path) if path.exists() else None
 
 
+def at_full_scale(names: Sequence[str]) -> str:
+    """The command that runs each recipe, its hours and memory by estimate, and what is recorded of it."""
+    lines = []
+    for name in names:
+        (hours, gib), result = full.expected(RECIPES[name]), recorded(name)
+        score = f"{result.recipe.train.monitor} {result.summary()[0]:.3f}" if result else "nothing"
+        cost = f"about {hours:.1f} h, {gib:.0f} GiB"
+        lines.append(f"mer-lab run {name:24} --out runs  # {cost}; recorded: {score}")
+    lines.append(f"accelerate launch -m mer_lab run {names[0]} --out runs  # on several accelerators")
+    return "\n".join(lines)
+
+
 def table(results: Sequence[Result]) -> str:
     """A plain table of results: test scores as mean ± standard deviation over seeds, in per cent.
 
