@@ -63,7 +63,7 @@ def chosen_epochs(epochs: pd.DataFrame) -> pd.Series:
     Returns:
         ``honest``: the epoch that validation chose, on the test dialogues; ``published``: the epoch that a
         half of the test dialogues chose, on that half, as if it were the test set; ``true``: that same epoch
-        on the other half. Means over the two halves in both parts.
+        on the other half. Means over the two halves in both parts, so ``published`` is never below ``true``.
     """
     first, second = (epochs[name].to_numpy(float) for name in WATCHED[1:])
     best = int(epochs["validation"].to_numpy(float).argmax())
@@ -85,19 +85,21 @@ def chosen_seeds(
     Args:
         hits: ``(S, U)``, whether each seed got each test utterance right.
         dialogue: ``(U,)``.
-        count: random halves of the dialogues; the best seed is chosen on one and tried on the other.
+        count: random halves of the dialogues; the best seed is chosen on one and tried on the other, both
+            ways round, so that what one half has over the other cancels.
         seed: of the halves.
 
     Returns:
         ``honest``: mean over seeds; ``published``: of the best seed, on the half that chose it; ``true``: of
-        that seed on the other half.
+        that seed on the other half, never above ``published``.
     """
     names, codes = np.unique(dialogue, return_inverse=True)
     rng, published, true = np.random.default_rng(seed), [], []
     for _ in range(count):
         inside = (rng.permutation(len(names)) < len(names) // 2)[codes]
-        here, there = hits[:, inside].mean(1), hits[:, ~inside].mean(1)
-        published.append(here.max())
-        true.append(there[here.argmax()])
+        parts = hits[:, inside].mean(1), hits[:, ~inside].mean(1)
+        for here, there in (parts, parts[::-1]):
+            published.append(here.max())
+            true.append(there[here.argmax()])
     means = (hits.mean(), np.mean(published), np.mean(true))
     return pd.Series(dict(zip(("honest", "published", "true"), map(float, means), strict=True)))

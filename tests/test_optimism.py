@@ -54,6 +54,8 @@ def test_the_best_of_equal_seeds_is_worth_nothing_elsewhere():
     assert found["honest"] == pytest.approx(0.6, abs=0.005) == found["true"]
     assert found["published"] > 0.63
     hits = rng.random((10, 400)) < 0.6
+    single = chosen_seeds(hits, dialogue, 5)
+    assert single["published"] >= single["true"]  # halves of the same size, both ways round
     better = np.vstack([hits, np.ones((1, 400), bool)])  # one that is truly better stays so
     assert chosen_seeds(better, dialogue)["true"] == 1
 

@@ -84,10 +84,12 @@ def detectable(needed: Mapping[str, float], sizes: Mapping[str, int]) -> Figure:
         ax.plot(many, np.sqrt(count / many), linestyle=dash, color=colour)
         ends[name] = (np.log10(count / many[-1]) / 2, colour)
     ax.set(xscale="log", yscale="log", xlabel="labelled test utterances")
-    ax.set_ylabel("smallest gain shown (points)")
-    ticks = [t for t in (0.25, 0.5, 1, 2, 4, 8, 16) if ax.get_ylim()[0] <= t <= ax.get_ylim()[1]]
-    ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
-    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.set_ylabel("smallest true gain found\nwith 80 % power (points)")
+    marks = {"x": (100, 300, 1000, 3000, 10_000, 30_000, 100_000), "y": (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8)}
+    for axis in marks:
+        low, high = getattr(ax, f"get_{axis}lim")()
+        ticks = [t for t in marks[axis] if low <= t <= high]
+        getattr(ax, f"set_{axis}ticks")(ticks, [f"{t:,g}" for t in ticks])
     ax.minorticks_off()
     ax.axhline(1, color=PALE, linewidth=1, zorder=0)
     places = spread([end for end, _ in ends.values()], 0.25)
