@@ -78,7 +78,7 @@ def detectable(needed: Mapping[str, float], sizes: Mapping[str, int]) -> Figure:
     _need(needed, "detectable")
     many = np.geomspace(min(sizes.values()) / 2.5, 2 * max([*sizes.values(), *needed.values()]), 50)
     ax = (figure := Figure(figsize=(WIDTH, 3.0))).subplots()
-    palette = (ACCENT, _WARM, *colours(needed))
+    palette = (ACCENT, _WARM, "#009E73", "#CC79A7", *colours(needed))
     ends = {}
     for (name, count), colour, dash in zip(needed.items(), palette, _DASHES, strict=False):
         ax.plot(many, np.sqrt(count / many), linestyle=dash, color=colour)
@@ -92,7 +92,7 @@ def detectable(needed: Mapping[str, float], sizes: Mapping[str, int]) -> Figure:
         getattr(ax, f"set_{axis}ticks")(ticks, [f"{t:,g}" for t in ticks])
     ax.minorticks_off()
     ax.axhline(1, color=PALE, linewidth=1, zorder=0)
-    places = spread([end for end, _ in ends.values()], 0.25)
+    places = spread([end for end, _ in ends.values()], 0.11)
     for place, (name, (_, colour)) in zip(places, ends.items(), strict=True):
         ax.annotate(name, (1.01, 10**place), xycoords=_RIGHT, color=ink(colour), va="center")
     order = sorted(sizes.items(), key=lambda x: x[1])
