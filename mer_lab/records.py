@@ -143,11 +143,6 @@ class Result:
         shape = (len(self.utterances), len(self.labels))
         return np.stack([unpack(p, shape) for p in self.probabilities])
 
-    def measured(self, name: str) -> float:
-        """Mean over seeds of a measure; NaN where none was taken."""
-        values = [row[name] for row in self.measures if row.get(name) is not None]
-        return float(np.mean(values)) if values else float("nan")
-
     def summary(self, metric: str | None = None) -> tuple[float, float]:
         """Mean and standard deviation over seeds of a test score (the recipe's monitor by default)."""
         values = [row[metric or self.recipe.train.monitor] for row in self.test]
