@@ -232,7 +232,7 @@ def compare(
     if main and len(curves):
         path = out / f"{found.name}-robustness.csv"
         write_text(path, curves.to_csv(index=False))
-        say(f"{areas(curves).round(3)}\n\n{path}", quiet)
+        say(f"{areas(curves).round(3).to_string()}\n\n{path}", quiet)
 
 
 @app.command()

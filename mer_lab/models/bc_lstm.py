@@ -73,9 +73,8 @@ class PooledSystem(System):
 
     def utterance(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """``u = ReLU(W [a ; t] + b)``, ``(U, 2 width)``, early fusion (lesson 04), and the pooling's maps."""
-        x, frames, w, words = self.encode(batch)  # (U, Ta, Da), (U, Ta), (U, Tt, Dt), (U, Tt)
-        a, heard = self.hear(x, frames)  # (U, 2 width), (U, Ta / stride)
-        t, read = self.read(w, words)
+        a, heard = self.hear(*self.encode_channel(batch, "audio"))  # (U, 2 width), (U, Ta / stride)
+        t, read = self.read(*self.encode_channel(batch, "text"))
         u = self.mix(self.dropout(torch.cat([a, t], dim=-1))).relu()
         return u, {"audio pooling": heard[:, None, None], "text pooling": read[:, None, None]}
 

@@ -13,7 +13,7 @@ from huggingface_hub import ModelHubMixin, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import Tensor, nn
 
-from mer_lab.batches import Batch
+from mer_lab.batches import CHANNELS, Batch
 from mer_lab.checkpoints import learnt, load_tensors, restore_weights, save_tensors
 from mer_lab.errors import MerLabError
 from mer_lab.models import layers
@@ -73,15 +73,17 @@ class System(nn.Module, ModelHubMixin, library_name="mer_lab", model_card_templa
         self.about: dict[str, Any] = {}
 
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Frames ``(U, Ta, Da)`` and their mask ``(U, Ta)``, words ``(U, Tt, Dt)`` and theirs ``(U, Tt)``.
+        """Frames ``(U, Ta, Da)`` and their mask ``(U, Ta)``, words ``(U, Tt, Dt)`` and theirs ``(U, Tt)``."""
+        return *self.encode_channel(batch, "audio"), *self.encode_channel(batch, "text")
+
+    def encode_channel(self, batch: Batch, name: str) -> tuple[Tensor, Tensor]:
+        """Vectors ``(U, T, D)`` of one channel and their mask ``(U, T)``.
 
         A channel that the batch calls absent is one vector of zeros, which is the mean of standardised
         frames and no word at all.
         """
-        heard, read = self.audio(*batch.channel("audio")), self.text(*batch.channel("text"))
-        if batch.absent is not None:
-            heard, read = _without(*heard, batch.absent[:, 0]), _without(*read, batch.absent[:, 1])
-        return *heard, *read
+        x, mask = getattr(self, name)(*batch.channel(name))
+        return (x, mask) if batch.absent is None else _without(x, mask, batch.absent[:, CHANNELS.index(name)])
 
     def save_pretrained(self, folder: str | Path, **options) -> None:
         """Write ``config.json``, ``model.safetensors`` (what was learnt) and a model card to a folder.
