@@ -37,7 +37,7 @@ class Truth(NamedTuple):
     dialogue: np.ndarray
 
 
-def truth_of(result: Result, test: Dataset | None = None) -> Truth:
+def truth_of(result: Result) -> Truth:
     """From the result where the corpus may be handed on, else from the user's own copy of it.
 
     Raises:
@@ -45,7 +45,7 @@ def truth_of(result: Result, test: Dataset | None = None) -> Truth:
     """
     if result.truth:
         return Truth(np.array(result.truth["label"]), np.array(result.truth["dialogue"]))
-    test = test or asked(result.recipe)
+    test = asked(result.recipe)
     if test.corpus.ids != result.utterances:
         raise MerLabError(
             f"{result.recipe.name} was tested on other utterances than corpus {test.corpus.name} holds now."
@@ -179,7 +179,7 @@ SCORES = {"wa": "accuracy", "ua": "UA", "weighted_f1": "weighted F1", "macro_f1"
 
 def as_text(frame: pd.DataFrame, markdown: bool = False) -> str:
     """The table for a terminal, or in Markdown."""
-    floor = 2.001 / (RESAMPLES + 1)  # where every resample was on one side
+    p = p_values(frame)
     heads = {
         "system": "system", "score": SCORES[frame["metric"].iloc[0]], "interval": "95% interval",
         "gain": "gain over text alone", "p": "p (Holm)", "needed": "needed", "text": "Shapley text",
@@ -192,7 +192,7 @@ def as_text(frame: pd.DataFrame, markdown: bool = False) -> str:
             f"{row.score:.1f} ± {row.spread:.1f}" if row.seeds > 1 else f"{row.score:.1f}",
             f"[{row.low:.1f}, {row.high:.1f}]",
             interval,
-            _cell(row.p_holm, "≤ {:.3f}" if row.p <= floor else "{:.3f}"),
+            p[name],
             _cell(row.needed, "{:,.0f}"),
             _cell(row.value_text, "{:.0f}"),
             _cell(row.value_audio, "{:.0f}"),
@@ -209,6 +209,12 @@ def as_text(frame: pd.DataFrame, markdown: bool = False) -> str:
         "  ".join(c.rjust(w) if k else c.ljust(w) for k, (c, w) in enumerate(zip(line, widths, strict=True)))
         for line in lines
     )
+
+
+def p_values(frame: pd.DataFrame) -> pd.Series:
+    """Corrected p values as text, with "≤" where every resample was on one side; "" without a control."""
+    shown = frame["p_holm"].astype(float).map("{:.3f}".format)
+    return shown.mask(frame["p"].astype(float) <= 2.001 / (RESAMPLES + 1), "≤ " + shown).replace("nan", "")
 
 
 def _cell(value: float, form: str) -> str:

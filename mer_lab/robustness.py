@@ -89,11 +89,15 @@ def area(frame: pd.DataFrame) -> pd.Series:
 
 
 def areas(curves: pd.DataFrame) -> pd.DataFrame:
-    """Areas of several systems, told apart by the column ``system``: a row a system, with its clean score."""
+    """Areas of several systems, told apart by the column ``system``: a row a system, with its clean score.
+
+    Of what is on or off, with one level and so no curve, the score there.
+    """
     rows = {}
     for system, frame in curves.groupby("system", sort=False):
-        clean = frame.loc[frame["kind"] == "clean", "estimate"].iloc[0]
-        rows[system] = {"clean": clean, **area(frame)}
+        by_kind = frame.groupby("kind", sort=False)["estimate"]
+        scores = by_kind.first()[by_kind.size() == 1]  # "clean" among them
+        rows[system] = {"clean": scores["clean"], **area(frame), **scores}
     return pd.DataFrame(rows).T
 
 

@@ -14,7 +14,7 @@ from mer_lab.experiments import Recipe, prepare
 from mer_lab.features import Vocabulary
 from mer_lab.models.output import Output
 from mer_lab.prediction import evaluate, predict
-from mer_lab.robustness import area, robustness
+from mer_lab.robustness import area, areas, robustness
 from mer_lab.training import TrainConfig
 
 AUDIO = {"name": "logmel", "n_mels": 8}
@@ -150,3 +150,9 @@ def test_mistakes_are_told_before_anything_is_computed(sine_corpus):
         robustness([nn.Linear(1, 1)], nothing, sine_corpus, {"clipped": (0.1, 0.9)})
     with pytest.raises(MerLabError, match="no model to test"):
         robustness([], BOTH, sine_corpus)
+
+
+def test_a_table_of_areas_holds_scores_where_there_is_no_curve():
+    rows = [("clean", np.nan, 0.8), ("a", 1, 0.6), ("a", 2, 0.2), ("off", 1, 0.1)]
+    frame = pd.DataFrame([("s", *row) for row in rows], columns=["system", "kind", "level", "estimate"])
+    assert areas(frame).loc["s"].to_dict() == pytest.approx({"clean": 0.8, "a": 0.55, "off": 0.1})
