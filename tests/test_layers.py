@@ -20,7 +20,7 @@ ROWS = (
     "records degrade",
     "runs",
     "experiments",
-    "recipes robustness optimism",
+    "recipes robustness optimism explain",
     "plots figures doctor",
     "course",
     "comparison",

@@ -201,6 +201,10 @@ class CMRoberta(System):
         self.classify = nn.Linear(2 * D, classes)
         self.dropout = nn.Dropout(config.dropout)
 
+    @property
+    def causal(self) -> bool:
+        return self.config.causal
+
     def forward(self, batch: Batch, need_attention: bool = False) -> Output:
         x, frames, w, words = self.encode(batch)  # (U, Ta, Da), (U, Ta), (U, Tt, Dt), (U, Tt)
         x, frames = average_steps(x, frames, self.config.stride)

@@ -101,6 +101,10 @@ class DialogueRNN(PooledSystem):
         both = H * len(self.cells)
         self.hide, self.classify = nn.Linear(both, both), nn.Linear(both, classes)
 
+    @property
+    def causal(self) -> bool:
+        return not self.config.bidirectional
+
     def converse(self, u: Tensor, batch: Batch) -> Output:
         """Utterances ``(U, 2 width)`` to logits ``(U, classes)``, and where each turn looked."""
         conversation = Conversation.of(batch)

@@ -72,6 +72,11 @@ class System(nn.Module, ModelHubMixin, library_name="mer_lab", model_card_templa
         self.classes, self.config = classes, config
         self.about: dict[str, Any] = {}
 
+    @property
+    def causal(self) -> bool:
+        """Whether no turn sees a later one."""
+        return False
+
     def encode(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Frames ``(U, Ta, Da)`` and their mask ``(U, Ta)``, words ``(U, Tt, Dt)`` and theirs ``(U, Tt)``."""
         return *self.encode_channel(batch, "audio"), *self.encode_channel(batch, "text")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mer_lab.errors import MerLabError
-from mer_lab.features.encoders import find_encoder, layers_of, load_model
+from mer_lab.features.encoders import find_encoder, layers_of, load_model, load_tokenizer
 from mer_lab.features.listening import SpeechNetwork
 from mer_lab.models.layers.encoders import FrameEncoder
 from mer_lab.ragged import Ragged
@@ -154,3 +154,14 @@ class TextEncoder(_FineTuned):
         """``(U, T, 1)`` int64 and ``(U, T)`` to ``(U, T, width)``; the mask stays as it is."""
         out = self.net(input_ids=x[..., 0], attention_mask=mask.long(), output_hidden_states=True)
         return self._take(out.hidden_states, mask)
+
+    def from_vectors(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The same from word vectors ``(U, T, D)``, before places are added: where a gradient can be taken."""
+        out = self.net(inputs_embeds=x, attention_mask=mask.long(), output_hidden_states=True)
+        return self._take(out.hidden_states, mask)
+
+    @property
+    def mask_token(self) -> int:
+        """Number of the token that stands for a hidden one; of padding where the encoder has none."""
+        tokenizer = load_tokenizer(find_encoder(self.settings["encoder"]))
+        return next(k for k in (tokenizer.mask_token_id, tokenizer.pad_token_id, 0) if k is not None)

@@ -1,0 +1,130 @@
+"""What "absent" means: the inputs that an explanation starts from.
+
+An attribution says what each input adds *compared to a baseline*, and there is no neutral one. Silence is the
+obvious choice for a voice and often the worst: a feature extractor or an encoder that normalises loudness
+has never heard it. Noise as loud as the voice keeps the level and takes all the rest.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mer_lab.audio import read_audio
+from mer_lab.errors import MerLabError
+from mer_lab.explain.question import Question
+from mer_lab.features.store import Extractor
+from mer_lab.models.layers import FrameEncoder
+
+AUDIO = ("mean", "noise", "silence")
+TEXT = ("mask", "mean", "zero")
+
+
+def baseline(
+    question: Question, audio: str = "mean", text: str = "mask", extractor: Extractor | None = None,
+    others: bool = True,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Inputs in which nothing is said: audio ``(B, N, Ta, Da)``, text ``(B, N, Tt, Dt)``.
+
+    Args:
+        audio: "mean", the mean frame of the training set; "noise", what the extractor makes of white noise
+            with the utterance's own RMS; "silence", what it makes of zeros.
+        text: "mask", the vector of the unknown word, or of a pretrained encoder's mask token; "mean", the
+            mean of all word vectors; "zero". Frozen vectors of a pretrained encoder have no mask: it is the
+            mean of the training set there.
+        extractor: of the audio features; needed for noise and silence, except of a wave.
+        others: whether the other turns of the conversation are absent too; False leaves them as they are, so
+            that nothing is attributed to them.
+
+    Raises:
+        MerLabError: there is no such baseline, or features whose extractor is not known.
+    """
+    for name, known, value in (("audio", AUDIO, audio), ("text", TEXT, text)):
+        if value not in known:
+            raise MerLabError(f"there is no {name} baseline {value!r}; choose {', '.join(known)}.")
+    x, w = question.inputs
+    empty_audio = _audio(question, audio, extractor) * question.masks[0].unsqueeze(-1)
+    empty_text = _text(question, text).expand_as(w) * question.masks[1].unsqueeze(-1)
+    if not others:
+        own = question.own[..., None, None]
+        empty_audio, empty_text = torch.where(own, empty_audio, x), torch.where(own, empty_text, w)
+    return empty_audio, empty_text
+
+
+def _text(question: Question, kind: str) -> Tensor:
+    entrance, w = question.entrances["text"], question.inputs[1]
+    embedding = getattr(entrance.encoder, "embedding", None)
+    net = getattr(entrance.encoder, "net", None)
+    table = embedding or (net.get_input_embeddings() if net is not None else None)
+    if kind == "zero" or table is None:  # frames are standardised: their mean is zero
+        return w.new_zeros(1)
+    if kind == "mean":
+        return table.weight[2:].detach().mean(0)
+    return table.weight[1 if embedding is not None else entrance.encoder.mask_token].detach()
+
+
+def _audio(question: Question, kind: str, extractor: Extractor | None) -> Tensor:
+    x, (B, N) = question.inputs[0], question.real.shape
+    entrance = question.entrances["audio"]
+    waves = entrance.frames is None  # the encoder hears the wave itself
+    if kind == "mean" or (waves and kind == "silence"):
+        return torch.zeros_like(x)
+    rows = np.unique(question.turns[question.turns >= 0])
+    empty: dict[int, Tensor] = {}
+    for row in rows.tolist():
+        wave = _sound(question, row, x, waves, extractor)
+        empty_wave = np.zeros_like(wave) if kind == "silence" else noise_like(wave, question.data.corpus.ids[row])
+        empty[row] = torch.from_numpy(_frames(empty_wave, extractor, waves)).to(x)
+    out = torch.zeros_like(x)
+    for b in range(B):
+        for n in range(N):
+            if (row := int(question.turns[b, n])) >= 0:
+                frames, real = empty[row], int(question.masks[0][b, n].sum())
+                out[b, n, :real] = _fitted(frames, real)
+    if entrance.frames is not None:
+        mask = question.masks[0].flatten(0, 1)
+        out = _standardise(entrance.frames, out.flatten(0, 1), mask).view_as(x)
+    return out
+
+
+def noise_like(wave: np.ndarray, name: str = "") -> np.ndarray:
+    """White noise ``(N,)`` with the RMS of ``wave (N,)``, the same for the same name."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    rms = float(np.sqrt(np.mean(np.square(wave, dtype=np.float64))))
+    noise = rng.standard_normal(len(wave))
+    return (noise * rms / np.sqrt(np.mean(noise**2))).astype(np.float32)
+
+
+def _sound(
+    question: Question, row: int, x: Tensor, waves: bool, extractor: Extractor | None
+) -> np.ndarray:
+    if waves:
+        b, n = np.argwhere(question.turns == row)[0]
+        return x[b, n, question.masks[0][b, n], 0].cpu().numpy()
+    if extractor is None:
+        raise MerLabError(
+            "noise and silence go through the extractor of the audio features, which is not given; give it, "
+            "or choose the baseline 'mean'."
+        )
+    corpus = question.data.corpus
+    path = corpus.audio_path(corpus.ids[row])
+    return read_audio(path, getattr(extractor, "rate", 16000))
+
+
+def _frames(wave: np.ndarray, extractor: Extractor | Callable, waves: bool) -> np.ndarray:
+    return wave[:, None] if waves else extractor(wave)
+
+
+def _fitted(frames: Tensor, length: int) -> Tensor:
+    """As many frames as the utterance has: features that were attached or cut may have lost one."""
+    if len(frames) >= length:
+        return frames[:length]
+    return torch.cat([frames, frames[-1:].expand(length - len(frames), -1)])
+
+
+def _standardise(frames: FrameEncoder, x: Tensor, mask: Tensor) -> Tensor:
+    return frames(x, mask)[0]

@@ -1,0 +1,97 @@
+"""From numbers a frame and a token to what people talk about: words, spans of time, modalities."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mer_lab.batches import Dataset
+from mer_lab.explain.attribution import SPAN, Attribution
+from mer_lab.explain.question import Question
+from mer_lab.features import tokenise
+from mer_lab.features.encoders import find_encoder, load_tokenizer
+
+
+class Words(NamedTuple):
+    """The words of an utterance as its transcript writes them, and the tokens of each.
+
+    Attributes:
+        words: as they stand in the text.
+        tokens: of each word, its places among the text encoder's tokens.
+    """
+
+    words: list[str]
+    tokens: list[list[int]]
+
+
+def words_of(text: str, data: Dataset) -> Words:
+    """What the system's text channel makes of a transcript, word by word; marks nobody speaks are left out.
+
+    Subword tokens belong to the word that they are cut from; special tokens to none.
+    """
+    encoder = data.text.meta.get("encoder")
+    if encoder is None:
+        tokens = tokenise(text)
+        spoken = [k for k, token in enumerate(tokens) if token[0].isalnum()]
+        return Words([tokens[k] for k in spoken], [[k] for k in spoken])
+    cut = load_tokenizer(find_encoder(encoder))(text, return_offsets_mapping=True)
+    pieces: dict[int, list[int]] = {}
+    for place, word in enumerate(cut.word_ids()):
+        if word is not None:
+            pieces.setdefault(word, []).append(place)
+    words, tokens = [], []
+    for places in pieces.values():
+        start, end = cut["offset_mapping"][places[0]][0], cut["offset_mapping"][places[-1]][1]
+        if any(c.isalnum() for c in text[start:end]):
+            words.append(text[start:end])
+            tokens.append(places)
+    return Words(words, tokens)
+
+
+def of_words(values: Attribution, b: int) -> tuple[list[str], np.ndarray]:
+    """Words of the ``b``-th utterance and what each adds ``(W,)``."""
+    question = values.question
+    text = question.data.corpus.table["text"].iloc[int(question.rows[b])]
+    found = words_of(text, question.data)
+    own = values.own_text[b]
+    kept = [k for k, places in enumerate(found.tokens) if places[-1] < len(own)]  # long texts are cut
+    sums = np.array([own[found.tokens[k]].sum() for k in kept])
+    return [found.words[k] for k in kept], sums
+
+
+def of_spans(values: Attribution, b: int, span: float = SPAN) -> tuple[np.ndarray, np.ndarray]:
+    """Centres (s) of the spans of the ``b``-th utterance ``(S,)`` and what each adds ``(S,)``.
+
+    Features without a clock give one span a frame, its centre the frame's number.
+    """
+    real = frames(values.question, b)
+    own = values.own_audio[b][:real]
+    step = per_span(values.question, span)
+    starts = np.arange(0, real, step)
+    hop = values.question.hop or 1.0
+    ends = np.minimum(starts + step, real)
+    centres = values.question.first + hop * (starts + ends - 1) / 2
+    return centres, np.add.reduceat(own, starts)
+
+
+def per_span(question: Question, span: float = SPAN) -> int:
+    """Audio steps in a span."""
+    return max(1, round(span / question.hop)) if question.hop else 1
+
+
+def frames(question: Question, b: int) -> int:
+    """Real audio steps of the ``b``-th utterance."""
+    return int(question.masks[0][b, int(question.place[b])].sum())
+
+
+def timed_words(data: Dataset, row: int) -> pd.DataFrame | None:
+    """The rows of ``corpus.words`` of an utterance, where each of its words has a time; else None."""
+    words, corpus = data.corpus.words, data.corpus
+    if words is None:
+        return None
+    found = words[words["utterance_id"] == corpus.ids[row]]
+    text = corpus.table["text"].iloc[row]
+    spoken = [token for token in tokenise(text) if token[0].isalnum()]
+    return found.reset_index(drop=True) if len(found) == len(spoken) else None
