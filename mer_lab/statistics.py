@@ -196,6 +196,42 @@ def paired_difference(
     return Difference(*interval, p=float(min(1.0, 2 * (tail + 1) / (n + 1))))
 
 
+def mean_interval(
+    values: np.ndarray,
+    clusters: Iterable[object],
+    *,
+    resample_seeds: bool = True,
+    n: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Interval of a mean of numbers that utterances have: over the utterances, then over the seeds.
+
+    Args:
+        values: ``(S, U)``, or ``(U,)`` for one seed; NaN where an utterance has none with that seed.
+        clusters: the dialogue of each utterance ``(U,)``.
+        resample_seeds, n, seed, level: as of :func:`score_interval`.
+
+    Returns:
+        NaN where no utterance has a number.
+    """
+    values = np.atleast_2d(np.asarray(values, float))
+    codes, count = _codes(clusters)
+    known = np.isfinite(values)
+    sums, sizes = (
+        np.stack([np.bincount(codes, row, count) for row in table])  # (S, C)
+        for table in (np.where(known, values, 0.0), known.astype(float))
+    )
+    rng = np.random.default_rng(seed)
+    weights = _weights(rng, n, count)
+    with np.errstate(invalid="ignore"):
+        drawn = (weights @ sums.T) / (weights @ sizes.T)  # (n, S)
+        means = sums.sum(1) / sizes.sum(1)
+    s = len(values)
+    shares = _weights(rng, n, s, s - 1) / (s - 1) if resample_seeds and s > 1 else np.full((n, s), 1 / s)
+    return _percentile((drawn * shares).sum(1), float(means.mean()), level)
+
+
 def mcnemar_exact(target: np.ndarray, a: np.ndarray, b: np.ndarray) -> McNemar:
     """McNemar's exact test on two sets of predictions ``(U,)``: are A's and B's errors equally many?
 

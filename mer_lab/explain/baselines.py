@@ -8,7 +8,6 @@ has never heard it. Noise as loud as the voice keeps the level and takes all the
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from mer_lab.audio import read_audio
 from mer_lab.errors import MerLabError
 from mer_lab.explain.question import Question
 from mer_lab.features.store import Extractor
-from mer_lab.models.layers import FrameEncoder
 
 AUDIO = ("mean", "noise", "silence")
 TEXT = ("mask", "mean", "zero")
@@ -77,8 +75,10 @@ def _audio(question: Question, kind: str, extractor: Extractor | None) -> Tensor
     empty: dict[int, Tensor] = {}
     for row in rows.tolist():
         wave = _sound(question, row, x, waves, extractor)
-        empty_wave = np.zeros_like(wave) if kind == "silence" else noise_like(wave, question.data.corpus.ids[row])
-        empty[row] = torch.from_numpy(_frames(empty_wave, extractor, waves)).to(x)
+        nothing = np.zeros_like(wave)
+        if kind == "noise":
+            nothing = noise_like(wave, question.data.corpus.ids[row])
+        empty[row] = torch.from_numpy(nothing[:, None] if waves else extractor(nothing)).to(x)
     out = torch.zeros_like(x)
     for b in range(B):
         for n in range(N):
@@ -86,8 +86,7 @@ def _audio(question: Question, kind: str, extractor: Extractor | None) -> Tensor
                 frames, real = empty[row], int(question.masks[0][b, n].sum())
                 out[b, n, :real] = _fitted(frames, real)
     if entrance.frames is not None:
-        mask = question.masks[0].flatten(0, 1)
-        out = _standardise(entrance.frames, out.flatten(0, 1), mask).view_as(x)
+        out = entrance.frames(out.flatten(0, 1), question.masks[0].flatten(0, 1))[0].view_as(x)
     return out
 
 
@@ -115,16 +114,8 @@ def _sound(
     return read_audio(path, getattr(extractor, "rate", 16000))
 
 
-def _frames(wave: np.ndarray, extractor: Extractor | Callable, waves: bool) -> np.ndarray:
-    return wave[:, None] if waves else extractor(wave)
-
-
 def _fitted(frames: Tensor, length: int) -> Tensor:
     """As many frames as the utterance has: features that were attached or cut may have lost one."""
     if len(frames) >= length:
         return frames[:length]
     return torch.cat([frames, frames[-1:].expand(length - len(frames), -1)])
-
-
-def _standardise(frames: FrameEncoder, x: Tensor, mask: Tensor) -> Tensor:
-    return frames(x, mask)[0]

@@ -64,12 +64,13 @@ class Question(nn.Module):
         if model.classes < 2:
             raise MerLabError("this system gives a score and no class; explanations are of classes.")
         self.data, self.rows, self.classes = data, rows, model.classes
+        self._asked = [model]  # in a list: its weights are already ours
         together = [np.array([row]) for row in rows]
         if model.contextual and not alone:
             together = [_conversation(data, row, model.causal) for row in rows]
         width = max(map(len, together))
         self.turns = np.stack([np.pad(t, (0, width - len(t)), constant_values=-1) for t in together])
-        self.place = torch.tensor([int(np.flatnonzero(t == r)[0]) for t, r in zip(together, rows, strict=True)])
+        place = [int(np.flatnonzero(t == r)[0]) for t, r in zip(together, rows, strict=True)]
         entrances = {name: _entrance(getattr(model.eval(), name)) for name in CHANNELS}
         device = next(model.parameters()).device
         batch = data.batch(self.turns.clip(0).reshape(-1)).to(device)
@@ -84,18 +85,30 @@ class Question(nn.Module):
         self.inputs, self.masks = tuple(inputs), tuple(masks)
         self._speaker = batch.speaker.unflatten(0, self.real.shape)
         self._absent = None if batch.absent is None else batch.absent.unflatten(0, self.real.shape)
-        self.system, self.place = _behind(model, entrances), self.place.to(device)
+        self.system, self.place = _behind(model, entrances), torch.tensor(place, device=device)
         self.example = torch.arange(len(rows), device=device)
         self.entrances, self.passed = entrances, False
         self.hop, self.first = _clock(data)
         if target is None:
             target = self.logits(*self.inputs, self.example).argmax(-1)
         self.target = torch.as_tensor(np.asarray(torch.as_tensor(target).cpu()), device=device)
-        if self.target.shape != (len(rows),) or not 0 <= int(self.target.min()) <= int(self.target.max()) < self.classes:
+        known = (self.target >= 0) & (self.target < self.classes)
+        if self.target.shape != (len(rows),) or not bool(known.all()):
             raise MerLabError(f"expected one class from 0 to {self.classes - 1} for each utterance.")
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def model(self) -> System:
+        """The system that is asked, as it was given."""
+        return self._asked[0]
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether the answer has a gradient at the audio's inputs."""
+        listen = getattr(self.entrances["audio"].encoder, "_listen", None)
+        return self.passed or listen is None or listen[0].kind != "whisper"
 
     @property
     def own(self) -> Tensor:
@@ -104,7 +117,9 @@ class Question(nn.Module):
 
     def forward(self, audio: Tensor, text: Tensor, example: Tensor) -> Tensor:
         """Margins ``(B',)`` of examples ``(B',)``, each with inputs of its own, as of :attr:`inputs`."""
-        return margin(self.logits(audio, text, example), self.target[example])
+        values = margin(self.logits(audio, text, example), self.target[example])
+        # captum wants every input in the graph; a system may leave a channel out
+        return values + 0.0 * (audio.flatten(1).sum(1) + text.flatten(1).sum(1))
 
     def logits(self, audio: Tensor, text: Tensor, example: Tensor, part: str = "logits") -> Tensor:
         """``(B', classes)``; or another part of the system's output, such as ``"embedding"``."""
@@ -150,13 +165,28 @@ class Question(nn.Module):
             behind.hop, behind.first = _clock_behind(self.entrances["audio"].encoder, self.hop, self.first)
         return behind, tuple(sides[1])
 
+    def with_inputs(self, inputs: tuple[Tensor, Tensor]) -> Question:
+        """The same question, the same classes, about other inputs of the same shapes."""
+        other = copy.copy(self)
+        other.inputs = inputs
+        return other
+
     def ask(self, audio: Tensor, text: Tensor, example: Tensor | None = None, at_once: int = 2048) -> Tensor:
         """Margins ``(B',)`` without gradients, at most ``at_once`` utterances at a time."""
         example = self.example if example is None else example
+        return margin(self.answers(audio, text, example, at_once), self.target[example])
+
+    def ask_probability(self, audio: Tensor, text: Tensor, example: Tensor | None = None) -> Tensor:
+        """Probabilities ``(B',)`` of the explained classes, without gradients."""
+        example = self.example if example is None else example
+        return self.answers(audio, text, example).softmax(-1).gather(1, self.target[example][:, None])[:, 0]
+
+    def answers(self, audio: Tensor, text: Tensor, example: Tensor, at_once: int = 2048) -> Tensor:
+        """Logits ``(B', classes)`` without gradients."""
         size = max(1, at_once // self.real.shape[1])
         with torch.inference_mode():
             parts = zip(audio.split(size), text.split(size), example.split(size), strict=True)
-            return torch.cat([self(*part) for part in parts])
+            return torch.cat([self.logits(*part) for part in parts])
 
 
 def margin(logits: Tensor, target: Tensor) -> Tensor:

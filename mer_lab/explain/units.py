@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from mer_lab.batches import Dataset
-from mer_lab.explain.attribution import SPAN, Attribution
+from mer_lab.explain.attribution import Attribution
+from mer_lab.explain.methods import SPAN
 from mer_lab.explain.question import Question
 from mer_lab.features import tokenise
 from mer_lab.features.encoders import find_encoder, load_tokenizer
@@ -48,6 +49,47 @@ def words_of(text: str, data: Dataset) -> Words:
             words.append(text[start:end])
             tokens.append(places)
     return Words(words, tokens)
+
+
+class Units(NamedTuple):
+    """What is taken away and ranked: words and spans of the utterances that are asked about.
+
+    Attributes:
+        word: ``(B, Tt)`` which word each token belongs to, -1 for none.
+        span: ``(B, Ta)`` which span each audio step belongs to, -1 in padding.
+        words, spans: ``(B,)`` how many each utterance has.
+    """
+
+    word: np.ndarray
+    span: np.ndarray
+    words: np.ndarray
+    spans: np.ndarray
+
+    def sums(self, values: Attribution) -> tuple[np.ndarray, np.ndarray]:
+        """What each word adds ``(B, W)`` and each span ``(B, S)``, NaN where there is none."""
+        found = ((self.word, self.words, values.own_text), (self.span, self.spans, values.own_audio))
+        return tuple(_sums(*one) for one in found)
+
+
+def _sums(unit: np.ndarray, count: np.ndarray, own: np.ndarray) -> np.ndarray:
+    wide = int(count.max(initial=0)) + 1
+    rows = np.arange(len(unit))[:, None] * wide + np.where(unit < 0, wide - 1, unit)
+    sums = np.bincount(rows.ravel(), own.ravel(), len(unit) * wide).reshape(len(unit), wide)[:, :-1]
+    return np.where(np.arange(wide - 1) < count[:, None], sums, np.nan)
+
+
+def units_of(question: Question, span: float = SPAN) -> Units:
+    """Words and spans of every utterance of a question."""
+    text, step = question.data.corpus.table["text"], per_span(question, span)
+    width = [m.shape[-1] for m in question.masks]
+    word = np.full((len(question), width[1]), -1)
+    real = np.array([frames(question, b) for b in range(len(question))])
+    for b, row in enumerate(question.rows):
+        for k, places in enumerate(words_of(text.iloc[int(row)], question.data).tokens):
+            word[b, [p for p in places if p < width[1]]] = k
+    place = np.arange(width[0])
+    spans = np.where(place < real[:, None], place // step, -1)
+    return Units(word, spans, word.max(1, initial=-1) + 1, -(-real // step))
 
 
 def of_words(values: Attribution, b: int) -> tuple[list[str], np.ndarray]:
