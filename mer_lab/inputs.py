@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
@@ -76,7 +77,7 @@ def read_text_features(
             raise MerLabError(f"text features {name}: {error}.") from None
         if name == "pretrained":
             frames = FeatureStore().get(corpus, extractor)
-            return (pooled(frames) if pool else frames), None
+            return (pooled(frames) if pool else named(frames, extractor)), None
         numbers = extractor.numbers(corpus.table["text"].tolist())
         sequences = [np.array(n, np.int64)[:, None] for n in numbers]
         meta = {"name": name, "encoder": extractor.encoder}
@@ -93,6 +94,12 @@ def read_text_features(
         width = vectors.shape[1]
     known, drop = list(vocabulary.words), options.get("drop", 0.0)
     return index, lambda: WordEncoder(len(vocabulary), width, vectors, drop, known)
+
+
+def named(frames: Ragged, extractor: PretrainedText) -> Ragged:
+    """The same vectors, and whose tokens they are of, so that an explanation can put words together again."""
+    whose = {} if extractor.words else {"encoder": extractor.encoder}
+    return replace(frames, meta=frames.meta | whose)
 
 
 def pooled(frames: Ragged) -> Ragged:

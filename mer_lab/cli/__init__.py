@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from mer_lab.cli.common import Quiet, say
+from mer_lab.cli.explain import explain
 from mer_lab.cli.prepare import prepare
 from mer_lab.errors import MerLabError
 
@@ -40,6 +41,7 @@ def doctor(quiet: Quiet = False) -> None:
 
 
 app.add_typer(prepare, name="prepare")
+app.command()(explain)
 
 
 @app.command("add-features")

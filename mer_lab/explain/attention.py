@@ -1,46 +1,32 @@
-"""What attention looks at, and whether that explains anything.
+"""What attention looks at: maps to draw, and what they give to every word and frame.
 
-Attention shows where a system looked and not what it made of it. So it stands here three times: as maps to
-draw (:func:`maps_of`), as one more method that can be held against the others
-(:func:`attention_relevance`), and on trial: if other maps leave the output as it was, the maps explained
-nothing (:func:`without_attention`; Jain & Wallace, NAACL 2019; Wiegreffe & Pinter, EMNLP 2019).
+Attention shows where a system looked and not what it made of it. So it stands here twice: as maps to draw
+(:func:`maps_of`), and as one more method that can be held against the others (:func:`attention_relevance`).
+:mod:`mer_lab.explain.replacement` puts it on trial.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from unittest.mock import patch
+from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import one_hot, pad
-from torch.overrides import TorchFunctionMode
 
-from mer_lab.batches import Batch, Dataset
+from mer_lab.batches import Batch
 from mer_lab.errors import MerLabError
 from mer_lab.explain.attribution import Attribution
 from mer_lab.explain.baselines import baseline
 from mer_lab.explain.question import CHANNELS, Question
 from mer_lab.models import HCAM, AlignmentAttention, CMRoberta, CrossModalAttention, MulT, System
-from mer_lab.models.alignment import AdditiveAlignment
-from mer_lab.models.cm_roberta import TurnAttention
-from mer_lab.models.dialogue_rnn import DialogueCell
-from mer_lab.models.hcam import CoAttention, Context
-from mer_lab.models.layers import AttentionPooling, Conversation, MultiHeadAttention
+from mer_lab.models.layers import Conversation
 from mer_lab.models.unimodal import average_steps
 from mer_lab.prediction import at_once
 
 OTHER = {"audio": "text", "text": "audio"}
 SKIP = 0.5
 """Share of a step's vector that is taken to come from the residual connection (Abnar & Zuidema)."""
-HOWS = ("uniform", "shuffled")
-MAPS = ("within", "across", "all")
-"""Maps within an utterance, across the turns of a conversation, and both."""
-_ATTENTION = (AttentionPooling, MultiHeadAttention, AdditiveAlignment, DialogueCell)  # one softmax each
-_ACROSS = (TurnAttention, Context, CoAttention, DialogueCell)
 
 
 def rollout(maps: Sequence[Tensor], skip: float = SKIP, mask: Tensor | None = None) -> Tensor:
@@ -73,7 +59,7 @@ def rollout(maps: Sequence[Tensor], skip: float = SKIP, mask: Tensor | None = No
     own = rolled
     for weights in maps:
         mixed = skip * own + (1 - skip) * weights.mean(1) * real[:, None] * real[:, :, None]
-        rolled = _to_one(mixed) @ rolled
+        rolled = to_one(mixed) @ rolled
     return rolled
 
 
@@ -118,7 +104,7 @@ def attention_relevance(question: Question) -> Attribution:
             full = steps.new_zeros(*question.real[part].shape, mask.shape[1])
             full[question.real[part]] = steps
             full = full * share[name].unsqueeze(-1)
-            kept[part.cpu().numpy()] = _to_one(full.flatten(1)).view_as(full).float().cpu().numpy()
+            kept[part.cpu().numpy()] = to_one(full.flatten(1)).view_as(full).float().cpu().numpy()
     empty = baseline(question)
     output, reference = (question.ask(*x).cpu().numpy() for x in (question.inputs, empty))
     return Attribution("attention", ("mean", "mask"), *numbers, output, reference, question, False)
@@ -139,7 +125,7 @@ def maps_of(question: Question, b: int = 0) -> dict[str, np.ndarray]:
     maps, real, _, asked = _look(question, question.example[b : b + 1])
     out = {}
     for name, weights in maps.items():
-        query, key = _ends(name)
+        query, key = ends(name)
         at = 0 if key == "turns" else int(asked[0])
         heads = weights[at].mean(0)
         heads = heads if query is None else heads[real[query][at]]
@@ -147,99 +133,15 @@ def maps_of(question: Question, b: int = 0) -> dict[str, np.ndarray]:
     return out
 
 
-@contextmanager
-def replaced(model: nn.Module, how: str = "uniform", maps: str = "all", seed: int = 0) -> Iterator[None]:
-    """Within this context a system's attention looks elsewhere; afterwards all is as before.
-
-    Every attention layer has one softmax; while such a layer runs, its softmax gives other weights, so that
-    the output changes exactly by what the maps were good for. Attention inside a pretrained encoder stays.
-
-    Args:
-        how: "uniform", all real keys alike; "shuffled", every row's own weights in a random order.
-        maps: which, of :data:`MAPS`.
-        seed: of the shuffling.
-
-    Raises:
-        MerLabError: no such replacement or kind of maps, or the system has no such map.
-
-    >>> pool, h, mask = AttentionPooling(4), torch.randn(1, 3, 4), torch.tensor([[True, True, False]])
-    >>> with replaced(pool):
-    ...     pool(h, mask).weights.tolist()
-    [[0.5, 0.5, 0.0]]
-    """
-    for value, known in ((how, HOWS), (maps, MAPS)):
-        if value not in known:
-            raise MerLabError(f"attention cannot be replaced by {value!r}; choose one of {', '.join(known)}.")
-    if not (layers := _layers(model, maps)):
-        raise MerLabError(f"{type(model).__name__} has no attention that could be replaced (maps: {maps}).")
-    swapped = _Swapped(torch.Generator().manual_seed(seed) if how == "shuffled" else None)
-    with ExitStack() as stack:
-        for layer in layers:
-            stack.enter_context(patch.object(layer, "forward", swapped.during(layer.forward)))
-        yield
-
-
-def without_attention(model: System, data: Dataset, seeds: int = 3, by: str | None = None) -> pd.DataFrame:
-    """How much a system's answers change when its attention maps are replaced, for all utterances of data.
-
-    Where maps moved far and the answers did not, the maps explain nothing; where they hardly moved they were
-    uniform to begin with, and nothing can be said. A change is no proof of an explanation, as a system that
-    meets maps it never learnt with may fail for that alone.
-
-    Args:
-        seeds: of the shuffling, over which is averaged.
-        by: a column of the corpus's table, such as ``"cue"``, to tell apart.
-
-    Returns:
-        one row for each kind of maps that the system has (``maps``), replacement (``how``) and value of
-        ``by``: ``moved``, total variation distance of a row of a map and its replacement, 0 to 1, mean over
-        rows with a choice; ``accuracy`` of the system, ``replaced`` of the same with other maps;
-        ``unchanged``, share of decisions; ``distance``, mean total variation distance of the probabilities.
-
-    Raises:
-        MerLabError: the system gives a score, or has no attention; the table has no such column.
-    """
-    if by is not None and by not in data.corpus.table:
-        raise MerLabError(f"the corpus has no column {by!r}; choose one of {', '.join(data.corpus.table)}.")
-    if model.classes < 2:
-        raise MerLabError("this system gives a score and no class; only decisions can stay unchanged.")
-    kinds = [kind for kind in MAPS[:2] if _layers(model, kind)]
-    kinds += ["all"] if len(kinds) != 1 else []  # without any, replaced says so
-    ways = [(k, how, s) for k in kinds for how in HOWS for s in range(seeds if how == "shuffled" else 1)]
-    device, together = next(model.eval().parameters()).device, "dialogue" if model.contextual else "length"
-    apart = {} if by is None else {by: data.corpus.table[by].to_numpy()}
-    rows = []
-    with torch.inference_mode():
-        for n, batch in enumerate(data.batches(at_once(model), together)):
-            own, real = model(batch := batch.to(device), need_attention=True), _real(model, batch)
-            p = own.logits.softmax(-1)
-            known = torch.where(batch.label >= 0, 1.0, torch.nan)
-            for kind, how, seed in ways:
-                with replaced(model, how, kind, seed=1000 * seed + n):
-                    other = model(batch, need_attention=True)
-                q = other.logits.softmax(-1)
-                rows.append(pd.DataFrame({
-                    "maps": kind, "how": how, **{name: x[batch.index.cpu()] for name, x in apart.items()},
-                    "moved": _moved(own.attention, other.attention, real, batch, kind),
-                    "accuracy": ((p.argmax(1) == batch.label) * known).cpu(),
-                    "replaced": ((q.argmax(1) == batch.label) * known).cpu(),
-                    "unchanged": (p.argmax(1) == q.argmax(1)).float().cpu(),
-                    "distance": ((p - q).abs().sum(1) / 2).cpu(),
-                }))  # fmt: skip
-    if not rows:
-        raise MerLabError("there are no utterances to ask about.")
-    return pd.concat(rows).groupby(["maps", "how", *apart], sort=False).mean().reset_index()
-
-
 def _look(question: Question, example: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], Batch, Tensor]:
-    """Maps, real steps (:func:`_real`), what was read, and the place in it of what was asked about."""
+    """Maps, real steps (:func:`real_steps`), what was read, and the place in it of what was asked about."""
     with torch.inference_mode():
         batch, asked = question.batch(*(x[example] for x in question.inputs), example)
         maps = question.system(batch, need_attention=True).attention
-        return maps, _real(question.system, batch), batch, asked
+        return maps, real_steps(question.system, batch), batch, asked
 
 
-def _real(system: System, batch: Batch) -> dict[str, Tensor]:
+def real_steps(system: System, batch: Batch) -> dict[str, Tensor]:
     """True = real: steps of each channel as attention sees them, and as encoded; turns of each dialogue."""
     real = {"turns": Conversation.of(batch).mask}
     for name in CHANNELS:
@@ -249,7 +151,7 @@ def _real(system: System, batch: Batch) -> dict[str, Tensor]:
     return real
 
 
-def _ends(name: str) -> tuple[str | None, str]:
+def ends(name: str) -> tuple[str | None, str]:
     """Who asks, and who is asked, by the name of a map: a channel, "turns", or None for a pooling's query."""
     if "turns" in name or name.startswith("III "):
         return "turns", "turns"
@@ -263,9 +165,9 @@ def _ends(name: str) -> tuple[str | None, str]:
 
 def _within(system: System, maps: dict[str, Tensor], real: dict[str, Tensor]) -> dict[str, Tensor]:
     """Weights ``(U, T)`` of each channel's steps in their utterance, as attention sees them."""
-    at = {c: _to_one(real[c].float()) for c in CHANNELS}  # where there is no map, all alike
+    at = {c: to_one(real[c].float()) for c in CHANNELS}  # where there is no map, all alike
     for name, weights in maps.items():
-        query, key = _ends(name)
+        query, key = ends(name)
         if query is None:
             at[key] = weights[:, 0, 0]
     if isinstance(system, AlignmentAttention):
@@ -293,7 +195,7 @@ def _mult(system: MulT, maps: dict, real: dict, at: dict[str, Tensor]) -> dict[s
             found[other] = found[other] + (1 - SKIP) * _down(row, maps[f"{c} to {other} {k}"])
             row = SKIP * row
         found[c] = found[c] + row
-    return {c: _to_one(x) for c, x in found.items()}
+    return {c: to_one(x) for c, x in found.items()}
 
 
 def _unit(system: CMRoberta, maps: dict, at: dict[str, Tensor], n: int) -> dict[str, Tensor]:
@@ -310,13 +212,13 @@ def _unit(system: CMRoberta, maps: dict, at: dict[str, Tensor], n: int) -> dict[
         if core != "cross":
             below[c] = below[c] + share * _down(row, maps[f"{c} self {n}"])
         below[c] = below[c] + skip * row
-    return {c: _to_one(x) for c, x in below.items()}
+    return {c: to_one(x) for c, x in below.items()}
 
 
 def _across(system: System, maps: dict, real: Tensor, place: Tensor) -> dict[str, Tensor]:
     """Weights ``(B, N)`` of each turn's voice and words for the turn in ``place (B,)``; real ``(B, N)``."""
     row = one_hot(place, real.shape[1]).float()
-    turns = next((m.shape[-1] for name, m in maps.items() if _ends(name)[1] == "turns"), None)
+    turns = next((m.shape[-1] for name, m in maps.items() if ends(name)[1] == "turns"), None)
     if turns is None:
         return dict.fromkeys(CHANNELS, row)
     rows, missing = dict.fromkeys(CHANNELS, row[:, :turns]), real.shape[1] - turns
@@ -341,7 +243,7 @@ def _down(row: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("uq,uqk->uk", row.to(weights), weights.mean(1))
 
 
-def _to_one(x: Tensor) -> Tensor:
+def to_one(x: Tensor) -> Tensor:
     """The last dimension sums to 1; zeros stay zeros."""
     total = x.sum(-1, keepdim=True)
     return x / torch.where(total > 0, total, 1.0)
@@ -357,50 +259,3 @@ def _spread(weights: Tensor, encoded: Tensor, mask: Tensor, stride: int) -> Tens
     step = torch.minimum(t * encoded[:, None] // length, last) // stride  # (U, T)
     count = torch.zeros_like(weights).scatter_add(1, step, mask.to(weights))
     return (weights / count.clamp(min=1)).gather(1, step) * mask
-
-
-def _layers(model: nn.Module, maps: str) -> list[nn.Module]:
-    across = {id(m) for part in model.modules() if isinstance(part, _ACROSS) for m in part.modules()}
-    found = [m for m in model.modules() if isinstance(m, _ATTENTION)]
-    return found if maps == "all" else [m for m in found if (id(m) in across) == (maps == "across")]
-
-
-class _Swapped(TorchFunctionMode):
-    """Every softmax over the last dimension gives uniform weights, or its own in an order that is drawn."""
-
-    def __init__(self, generator: torch.Generator | None) -> None:
-        super().__init__()
-        self.generator = generator
-
-    def during(self, forward: Callable) -> Callable:
-        def other(*args, **kwargs):
-            with self:
-                return forward(*args, **kwargs)
-
-        return other
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") != "softmax":
-            return out
-        real = args[0] > torch.finfo(out.dtype).min  # which is what masked_softmax gives padding
-        if self.generator is None:
-            return _to_one(real.to(out))
-        noise = torch.rand(out.shape, generator=self.generator).to(out)
-        drawn = torch.where(real, noise, 2.0).argsort(-1)  # real keys first, in a random order
-        place = real.int().argsort(dim=-1, descending=True, stable=True)  # real keys first, in their own
-        return torch.zeros_like(out).scatter(-1, place, out.gather(-1, drawn))
-
-
-def _moved(own: dict, other: dict, real: dict[str, Tensor], batch: Batch, maps: str) -> np.ndarray:
-    """Distance of an utterance's maps to their replacements ``(U,)``, mean over rows with more than a key."""
-    found, turn = [], Conversation.of(batch)
-    for name, weights in own.items():
-        query, key = _ends(name)
-        if maps != "all" and (key == "turns") != (maps == "across"):
-            continue
-        far = (weights - other[name]).abs().sum(-1).mean(1) / 2  # (U, queries), or (dialogues, turns)
-        rows = ((weights + other[name] > 0).sum(-1) > 1).any(1) & (query is None or real[query])
-        far = torch.where(rows, far, torch.nan)
-        found.append(turn.utterances(far) if key == "turns" else far.nanmean(1))
-    return torch.stack(found).nanmean(0).cpu().numpy()

@@ -67,7 +67,7 @@ class Question(nn.Module):
         self._asked = [model]  # in a list: its weights are already ours
         together = [np.array([row]) for row in rows]
         if model.contextual and not alone:
-            together = [_conversation(data, row, model.causal) for row in rows]
+            together = [conversation(data, row, model.causal) for row in rows]
         width = max(map(len, together))
         self.turns = np.stack([np.pad(t, (0, width - len(t)), constant_values=-1) for t in together])
         place = [int(np.flatnonzero(t == r)[0]) for t, r in zip(together, rows, strict=True)]
@@ -269,7 +269,7 @@ def _behind(model: System, entrances: dict[str, _Entrance]) -> System:
     return behind
 
 
-def _conversation(data: Dataset, row: int, causal: bool) -> np.ndarray:
+def conversation(data: Dataset, row: int, causal: bool) -> np.ndarray:
     """Rows of the utterance's dialogue in order; up to itself where the system sees no later turn."""
     rows = np.flatnonzero(data.dialogue == data.dialogue[row])
     rows = rows[np.argsort(data.turn[rows], kind="stable")]

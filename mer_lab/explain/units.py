@@ -13,6 +13,7 @@ from mer_lab.explain.methods import SPAN
 from mer_lab.explain.question import Question
 from mer_lab.features import tokenise
 from mer_lab.features.encoders import find_encoder, load_tokenizer
+from mer_lab.features.pretrained import split_words
 
 
 class Words(NamedTuple):
@@ -30,9 +31,16 @@ class Words(NamedTuple):
 def words_of(text: str, data: Dataset) -> Words:
     """What the system's text channel makes of a transcript, word by word; marks nobody speaks are left out.
 
-    Subword tokens belong to the word that they are cut from; special tokens to none.
+    Subword tokens belong to the word that they are cut from; special tokens to none. A text of which only one
+    vector is left is one word.
     """
-    encoder = data.text.meta.get("encoder")
+    meta = data.text.meta
+    encoder = meta.get("encoder")
+    if meta.get("name") == "pooled":
+        return Words([text], [[0]])
+    if encoder is None and (meta.get("settings") or {}).get("words"):
+        whole = [text[start:end] for start, end in split_words(text)]
+        return Words(whole, [[k] for k in range(len(whole))])
     if encoder is None:
         tokens = tokenise(text)
         spoken = [k for k, token in enumerate(tokens) if token[0].isalnum()]

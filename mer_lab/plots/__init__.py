@@ -6,6 +6,7 @@ Figures are 7 inches wide (770 px at 110 dpi), leave pyplot alone, and name thin
 from mer_lab.palette import EMOTION_COLOURS, GREY, INK, colours, style
 from mer_lab.plots.comparison import cost_front, reliability_diagram, robustness_curves, selective_curves
 from mer_lab.plots.corpora import audit_figure, class_balance
+from mer_lab.plots.explanations import curves, explanation, methods_by_criteria
 from mer_lab.plots.fairness import (
     all_seeds,
     cost_by_length,
@@ -22,4 +23,5 @@ __all__ = [
     "confusion", "accuracy_by_cue", "training_curves", "forest", "class_balance", "audit_figure",
     "who_can_do_what", "reliability_diagram", "selective_curves", "robustness_curves", "cost_front",
     "all_seeds", "cost_by_length", "detectable", "imagined_gains", "side_by_side", "worth",
+    "curves", "explanation", "methods_by_criteria",
 ]  # fmt: skip

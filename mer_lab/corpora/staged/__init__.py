@@ -94,7 +94,7 @@ def _generate(config: StagedConfig, folder: Path, workers: int | None) -> None:
     rows: list[dict] = []
     words: list[dict] = []
     for k, split in enumerate(SPLITS):
-        speakers = [(v, _voice(rng, v)) for v in [*light[k], *deep[k]]]
+        speakers = [(v, make_voice(rng, v)) for v in [*light[k], *deep[k]]]
         for d in range(config.dialogues[k]):
             scene = scenes[k][d // 4]
             mood = LABELS[(d // 4) % 4]
@@ -115,7 +115,7 @@ def _generate(config: StagedConfig, folder: Path, workers: int | None) -> None:
                 )
                 votes, label = evaluate(rng, plan.emotion)
                 accent = None if plan.accent is None else slots[plan.accent]
-                line = _line(
+                line = make_line(
                     rng, folder / "audio" / f"{uid}.wav", voice, plan.voice_means, len(spoken), accent
                 )
                 lines.append(line)
@@ -155,7 +155,7 @@ def _deal(rng: np.random.Generator, items, sizes: list[int]) -> list[list]:
     return [order[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
-def _voice(rng: np.random.Generator, variant: str) -> dict:
+def make_voice(rng: np.random.Generator, variant: str) -> dict:
     """A speaker: the synthesiser's voice with habits of tempo, pitch and loudness."""
     return {
         "variant": variant,
@@ -165,7 +165,7 @@ def _voice(rng: np.random.Generator, variant: str) -> dict:
     }
 
 
-def _line(
+def make_line(
     rng: np.random.Generator, path: Path, voice: dict, means: str, count: int, accent: int | None
 ) -> Line:
     manner = MANNERS[means]

@@ -156,7 +156,7 @@ class TextEncoder(_FineTuned):
         return self._take(out.hidden_states, mask)
 
     def from_vectors(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The same from word vectors ``(U, T, D)``, before places are added: where a gradient can be taken."""
+        """The same from word vectors ``(U, T, D)``, places not yet added: there a gradient can be taken."""
         out = self.net(inputs_embeds=x, attention_mask=mask.long(), output_hidden_states=True)
         return self._take(out.hidden_states, mask)
 
