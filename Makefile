@@ -14,7 +14,7 @@ endif
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help course test lab lint refresh compare publish clean
+.PHONY: help course test lab lint refresh compare publish explanations clean
 
 help:
 	@echo "make course    run every lesson at cpu scale and write pages and figures to build/course/"
@@ -23,6 +23,7 @@ help:
 	@echo "make lint      ruff only"
 	@echo "make compare   all systems on the built-in corpus, 5 seeds each, into build/compare/ (GRID=meld: MELD)"
 	@echo "make publish   take what make compare found into results/, renew the README's tables and lesson 09"
+	@echo "make explanations  hold every method against every criterion on what make compare trained (an hour)"
 	@echo "make refresh   run the lessons again and renew their committed outputs and figures"
 	@echo "make clean     remove build/, caches and .venv/"
 	@echo "Options: PYTHON=python3.12, SCALE=smoke|cpu|gpu, ONLY=02 (course and refresh), JOBS=2 (test)"
@@ -61,6 +62,10 @@ compare: $(READY)
 publish: $(READY)
 	@$(BIN)/python -m mer_lab.publish $(if $(wildcard build/compare),--runs build/compare)
 	@$(BIN)/python -m mer_lab.lessons refresh --only 09
+
+explanations: $(READY)
+	@$(BIN)/python -m mer_lab.explain.record --runs build/compare --out build/explanations
+	@$(BIN)/python -m mer_lab.lessons refresh --only 10
 
 clean:
 	rm -rf build $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -13,7 +13,7 @@ from test_systems import small
 
 from mer_lab.batches import Dataset
 from mer_lab.errors import MerLabError
-from mer_lab.explain import Question, attribute, baseline
+from mer_lab.explain import Question, attribute, baseline, record
 from mer_lab.explain.attribution import Attribution
 from mer_lab.explain.faithfulness import (
     AVERAGED,
@@ -26,13 +26,15 @@ from mer_lab.explain.faithfulness import (
     max_sensitivity,
     ranks,
 )
-from mer_lab.explain.judging import choose, difference, judge, over_seeds, table
+from mer_lab.explain.judging import ASKED, choose, difference, judge, over_seeds, table
 from mer_lab.explain.sanity import similarity, stability, with_random_labels, with_random_weights
 from mer_lab.explain.truth import chance_precision, found, planted, right
 from mer_lab.explain.units import units_of
+from mer_lab.figures import ROOT, read_json
 from mer_lab.models import PooledFusion
 from mer_lab.models.layers import FrameEncoder, WordEncoder
 from mer_lab.ragged import Ragged
+from mer_lab.recipes import find_recipe
 from mer_lab.statistics import mean_interval
 
 
@@ -42,8 +44,8 @@ def question(data) -> Question:  # noqa: F811
 
 
 def test_deletion_goes_from_the_utterance_to_its_baseline(question):
-    values, deleter = attribute(question), deleter_of(question)
-    empty = baseline(question)
+    deleter, empty = deleter_of(question), baseline(question)
+    values = deleter.units.sums(attribute(question))
     p = question.ask_probability(*question.inputs).numpy()
     nothing = question.ask_probability(*empty).numpy()
     for order in ("most", "random", "least"):
@@ -87,7 +89,8 @@ def test_comprehensiveness_and_sufficiency_are_means_of_the_curves(question):
     values, deleter = attribute(question), deleter_of(question)
     got = faithfulness(values, deleter)
     p = question.ask_probability(*question.inputs).numpy()
-    lost, kept = (curve(values, deleter, "most", shares=AVERAGED, insertion=i) for i in (False, True))
+    sums = deleter.units.sums(values)
+    lost, kept = (curve(sums, deleter, "most", shares=AVERAGED, insertion=i) for i in (False, True))
     assert np.allclose(got.comprehensiveness, (p[:, None] - lost).mean(1), atol=1e-5)
     assert np.allclose(got.sufficiency, (p[:, None] - kept).mean(1), atol=1e-5)
     assert np.allclose(got.deletion, p - lost[:, AVERAGED.index(0.2)], atol=1e-5)
@@ -297,3 +300,36 @@ def test_deleting_leaves_the_context_alone(data):  # noqa: F811
     gone = [np.ones((1, int(n.max())), bool) for n in (deleter.units.words, deleter.units.spans)]
     held = baseline(question, others=False)
     assert np.allclose(deleter.ask(*gone, probability=False), question.ask(*held).numpy(), atol=1e-5)
+
+
+def test_what_is_judged_is_kept_and_read_again(planted_question, tmp_path, monkeypatch):
+    """A system and seed that is done is not done again; a file of something else is named."""
+    question = planted_question
+    one = judge(question.model, question.data, question.rows[::9], ("occlusion", "random"), 0, 0, False)
+    record._write(tmp_path / "a.npz", one, {"device": "cpu"})
+    again, made = record._read(tmp_path / "a.npz")
+    pd.testing.assert_frame_equal(again.table, one.table, check_dtype=False, atol=1e-9)
+    assert made == {"device": "cpu"} and np.array_equal(again.rows, one.rows)
+    for method, sums in one.sums.items():
+        assert all(np.allclose(a, b, equal_nan=True) for a, b in zip(again.sums[method], sums, strict=True))
+    recipe = find_recipe("early")
+    (tmp_path / "a.npz").rename(tmp_path / f"early-{recipe.hash}-0.npz")
+    monkeypatch.setattr(record, "trained", None)  # nothing is asked of a system
+    assert np.array_equal(record.judged(recipe, 0, tmp_path, tmp_path)[0].target, one.target)
+    (tmp_path / f"early-{recipe.hash}-1.npz").write_bytes(b"half a file")
+    with pytest.raises(MerLabError, match="early-.*-1.npz is not what this mer_lab wrote"):
+        record.judged(recipe, 1, tmp_path, tmp_path)
+
+
+def test_the_record_is_of_the_recipes_as_they_stand():
+    systems = read_json(ROOT / "results" / "explanations_staged.json")["systems"]
+    assert set(systems) == set(record.SYSTEMS)
+    for name, one in systems.items():
+        assert one["recipe"] == find_recipe(name).hash, name
+        assert one["seeds"] == 3
+        shown = pd.DataFrame(one["table"])
+        assert set(ASKED) <= set(shown["method"]) and (shown["low"] <= shown["high"]).all()
+        means = shown.set_index(["method", "criterion"])["estimate"]
+        for d in one["differences"]:
+            a, b = (means.get((d[k], d["criterion"])) for k in "ab")
+            assert d["estimate"] == pytest.approx(a - b, abs=2e-3), (name, d)

@@ -96,12 +96,14 @@ def first(rank: np.ndarray, count: np.ndarray, share: float) -> np.ndarray:
 
 
 def curve(
-    values: Attribution, deleter: Deleter, order: str = "most", of: str = "both",
+    sums: Sequence[np.ndarray], deleter: Deleter, order: str = "most", of: str = "both",
     shares: Sequence[float] = SHARES, insertion: bool = False, seed: int = 0,
 ) -> np.ndarray:  # fmt: skip
     """Probability of the explained class ``(B, shares)`` as more and more units are deleted, or inserted.
 
     Args:
+        sums: what every word ``(B, W)`` and every span ``(B, S)`` adds, as of
+            :meth:`~mer_lab.explain.units.Units.sums`.
         of: "both" takes the same share of words and of spans; "words" or "spans" leaves the other channel.
         insertion: start from the baseline (of the channels that are meant) and bring the units back.
 
@@ -111,7 +113,6 @@ def curve(
     if of not in FROM:
         raise MerLabError(f"there is no kind of unit {of!r}; choose {', '.join(FROM)}.")
     units, answers = deleter.units, []
-    sums = units.sums(values)
     rank = [ranks(s, order, seed + k) for k, s in enumerate(sums)]
     for share in shares:
         gone = []
@@ -128,9 +129,9 @@ def faithfulness(
     values: Attribution, deleter: Deleter, of: str = "both", perturbations: int = 24, seed: int = 0
 ) -> Faithfulness:
     """How faithful an explanation is to its system, utterance by utterance."""
-    shares = (0.0, *AVERAGED)
-    lost = curve(values, deleter, "most", of, shares)
-    kept = curve(values, deleter, "most", of, AVERAGED, insertion=True)
+    sums = deleter.units.sums(values)
+    lost = curve(sums, deleter, "most", of, (0.0, *AVERAGED))
+    kept = curve(sums, deleter, "most", of, AVERAGED, insertion=True)
     drop = lost[:, :1] - lost[:, 1:]
     return Faithfulness(
         drop.mean(1), (lost[:, :1] - kept).mean(1), drop[:, AVERAGED.index(0.2)],
