@@ -14,7 +14,8 @@ from pathlib import Path
 from mer_lab.files import cache_dir
 
 _PACKAGES = (
-    "numpy", "pandas", "scikit-learn", "transformers", "accelerate", "captum", "soundfile", "av", "jupyterlab",
+    "numpy", "pandas", "scikit-learn", "transformers", "accelerate", "captum", "soundfile", "av",
+    "jupyterlab",
 )  # fmt: skip
 _WANTED_GB = 2.0  # the Staged corpus and its features at cpu scale, with room for a second corpus
 

@@ -1,7 +1,7 @@
 """Why a trained system decided as it did, and whether to believe the answer.
 
-Ask with :class:`Question` and :func:`attribute`; read words and spans with :mod:`~mer_lab.explain.units`; test
-with :mod:`~mer_lab.explain.faithfulness`, :mod:`~mer_lab.explain.sanity` and, on Staged,
+Ask with :class:`Question` and :func:`attribute`; read words and spans with :mod:`~mer_lab.explain.units`;
+test with :mod:`~mer_lab.explain.faithfulness`, :mod:`~mer_lab.explain.sanity` and, on Staged,
 :mod:`~mer_lab.explain.truth`, all at once with :mod:`~mer_lab.explain.judging`.
 """
 

@@ -8,6 +8,7 @@ explanation that breaks it is refused.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mer_lab.errors import MerLabError
-from mer_lab.explain.baselines import baseline
+from mer_lab.explain.baselines import baseline, resolved
 from mer_lab.explain.methods import COMPLETE, GRADIENTS, LAYER, METHODS, Inputs, integrated_gradients
-from mer_lab.explain.question import Question, cpu_recurrence
+from mer_lab.explain.question import Question, without_cudnn
 from mer_lab.features.store import Extractor
 
 STEPS = (32, 64, 128, 256, 512)
@@ -91,7 +92,7 @@ class Attribution:
 
 
 def attribute(
-    question: Question, method: str = "integrated-gradients", audio: str = "mean", text: str = "mask",
+    question: Question, method: str = "integrated-gradients", audio: str = "", text: str = "mask",
     extractor: Extractor | None = None, others: bool = True, refuse: bool = True, progress: bool = False,
     seed: int = 0, chunk: int = 16, **options,
 ) -> Attribution:  # fmt: skip
@@ -100,7 +101,8 @@ def attribute(
     Args:
         method: of :data:`METHODS`, or ``"layer-integrated-gradients"``: at the vectors that the encoders
             give, for pretrained ones whose inputs are far from what they mean.
-        audio, text, extractor, others: the baseline, as of :func:`~mer_lab.explain.baselines.baseline`.
+        audio, text, extractor, others: the baseline, as of :func:`~mer_lab.explain.baselines.baseline`; by
+            default the mean frame, or of a wave noise of the same RMS, and the unknown word.
         refuse: whether an explanation that promises to add up and misses by more than :data:`REFUSED` is
             an error. A caller that says False has to look at :attr:`Attribution.error` itself.
         progress: show a bar.
@@ -119,17 +121,24 @@ def attribute(
             f"{method} needs a gradient, and Whisper's mel spectrum has none for the wave: choose {LAYER}, "
             "or occlusion."
         )
+    audio, text = resolved(question, audio, text)
     empty = baseline(question, audio, text, extractor, others)
-    if method == LAYER:
+    if method == LAYER and not question.passed:
         question, empty = question.behind_encoders(empty)
     run = METHODS["integrated-gradients" if method == LAYER else method]
+    known = [name for name in inspect.signature(run).parameters if name not in ("given", "seed", "_")]
+    if unknown := [name for name in options if name not in known]:
+        raise MerLabError(f"{method} has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}.")
+    if any(value < 1 for value in options.values() if isinstance(value, int)):
+        raise MerLabError(f"the options of {method} are {options}; samples and steps are at least 1.")
     output = question.ask(*question.inputs)
     reference = question.ask(*empty)
     change = (output - reference).cpu().numpy()
     numbers = [np.zeros(x.shape[:3], np.float32) for x in question.inputs]
     quiet = {} if progress else {"disable": True}  # given, it would overrule TQDM_DISABLE
     with tqdm(total=len(question), desc=method, unit="utterance", leave=False, **quiet) as bar:
-        for part in question.example.split(chunk):
+        for part in question.example.split(min(chunk, question.at_once)):
+            size = len(part)
             steps = STEPS if run is integrated_gradients and "steps" not in options else (None,)
             for count in steps:
                 extra = options if count is None else options | {"steps": count}
@@ -144,7 +153,7 @@ def attribute(
                 part = part[torch.from_numpy(off > TOLERANCE).to(part.device)]
                 if not len(part):
                     break
-            bar.update(min(chunk, len(question) - bar.n))
+            bar.update(size)
     values = Attribution(
         method, (audio, text), *numbers, output.cpu().numpy(), reference.cpu().numpy(), question,
         method in COMPLETE,
@@ -162,7 +171,7 @@ def attribute(
 
 def _run(run: Callable, given: Inputs, seed: int, **options) -> tuple[Tensor, ...]:
     state = np.random.get_state()  # captum draws from numpy's global generator, and from torch's
-    with torch.random.fork_rng(), warnings.catch_warnings(), cpu_recurrence():
+    with torch.random.fork_rng(), warnings.catch_warnings(), without_cudnn():
         warnings.filterwarnings("ignore", module="captum")
         np.random.seed(seed)
         torch.manual_seed(seed)

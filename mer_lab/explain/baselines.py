@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mer_lab.audio import read_audio
 from mer_lab.errors import MerLabError
@@ -22,15 +22,36 @@ AUDIO = ("mean", "noise", "silence")
 TEXT = ("mask", "mean", "zero")
 
 
+def resolved(question: Question, audio: str = "", text: str = "mask") -> tuple[str, str]:
+    """The names of the baselines that are meant, and that these inputs have.
+
+    Args:
+        audio: ``""`` is the mean frame, or noise where the encoder hears waves.
+        text: frozen vectors have no mask and no zero but their mean.
+
+    Raises:
+        MerLabError: there is no such baseline, or the mean of a wave, which is silence, is asked for.
+    """
+    waves = question.entrances["audio"].frames is None
+    audio = audio or ("noise" if waves else "mean")
+    for name, known, value in (("audio", AUDIO, audio), ("text", TEXT, text)):
+        if value not in known:
+            raise MerLabError(f"there is no {name} baseline {value!r}; choose {', '.join(known)}.")
+    if waves and audio == "mean":
+        raise MerLabError("the mean of waves is silence: choose the baseline noise, or say silence.")
+    return audio, text if _table(question) is not None else "mean"
+
+
 def baseline(
-    question: Question, audio: str = "mean", text: str = "mask", extractor: Extractor | None = None,
+    question: Question, audio: str = "", text: str = "mask", extractor: Extractor | None = None,
     others: bool = True,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Inputs in which nothing is said: audio ``(B, N, Ta, Da)``, text ``(B, N, Tt, Dt)``.
 
     Args:
         audio: "mean", the mean frame of the training set; "noise", what the extractor makes of white noise
-            with the utterance's own RMS; "silence", what it makes of zeros.
+            with the utterance's own RMS; "silence", what it makes of zeros. By default the mean, or noise
+            where the encoder hears waves.
         text: "mask", the vector of the unknown word, or of a pretrained encoder's mask token; "mean", the
             mean of all word vectors; "zero". Frozen vectors of a pretrained encoder have no mask: it is the
             mean of the training set there.
@@ -41,28 +62,33 @@ def baseline(
     Raises:
         MerLabError: there is no such baseline, or features whose extractor is not known.
     """
-    for name, known, value in (("audio", AUDIO, audio), ("text", TEXT, text)):
-        if value not in known:
-            raise MerLabError(f"there is no {name} baseline {value!r}; choose {', '.join(known)}.")
+    audio, text = resolved(question, audio, text)
     x, w = question.inputs
-    empty_audio = _audio(question, audio, extractor) * question.masks[0].unsqueeze(-1)
-    empty_text = _text(question, text).expand_as(w) * question.masks[1].unsqueeze(-1)
+    if question.passed:
+        empty_audio, empty_text = question.empty
+    else:
+        empty_audio = _audio(question, audio, extractor) * question.masks[0].unsqueeze(-1)
+        empty_text = _text(question, text).expand_as(w) * question.masks[1].unsqueeze(-1)
     if not others:
         own = question.own[..., None, None]
         empty_audio, empty_text = torch.where(own, empty_audio, x), torch.where(own, empty_text, w)
     return empty_audio, empty_text
 
 
+def _table(question: Question) -> nn.Embedding | None:
+    """The word vectors that the text channel starts from; None for frozen vectors."""
+    encoder = question.entrances["text"].encoder
+    net = getattr(encoder, "net", None)
+    return getattr(encoder, "embedding", None) or (net.get_input_embeddings() if net is not None else None)
+
+
 def _text(question: Question, kind: str) -> Tensor:
-    entrance, w = question.entrances["text"], question.inputs[1]
-    embedding = getattr(entrance.encoder, "embedding", None)
-    net = getattr(entrance.encoder, "net", None)
-    table = embedding or (net.get_input_embeddings() if net is not None else None)
+    encoder, w, table = question.entrances["text"].encoder, question.inputs[1], _table(question)
     if kind == "zero" or table is None:  # frames are standardised: their mean is zero
         return w.new_zeros(1)
     if kind == "mean":
         return table.weight[2:].detach().mean(0)
-    return table.weight[1 if embedding is not None else entrance.encoder.mask_token].detach()
+    return table.weight[getattr(encoder, "mask_token", 1)].detach()  # 1 is the unknown word
 
 
 def _audio(question: Question, kind: str, extractor: Extractor | None) -> Tensor:

@@ -36,7 +36,9 @@ class Faithfulness(NamedTuple):
         sufficiency: lost with nothing but the most important units, less is better.
         deletion: lost without the first fifth of the units.
         infidelity: share of the changes of the margin under random deletions that the attributions do not
-            predict, after the best common factor: 0 is perfect, 1 is no better than saying nothing.
+            predict, after the best common factor that is not negative: 0 is perfect, 1 is what an explanation
+            gets whose numbers have the wrong sign. Random numbers get about 0.8, as even they grow with how
+            much is taken away: hold a method against ``"random"``. NaN where no deletion changes anything.
     """
 
     comprehensiveness: np.ndarray
@@ -77,16 +79,17 @@ class Deleter:
 def ranks(scores: np.ndarray, order: str = "most", seed: int = 0) -> np.ndarray:
     """Place of each unit in the order of deletion ``(B, K)``, 0 the first; NaN (no unit) comes last.
 
+    Units that are equally important come in an order that is drawn.
+
     Raises:
         MerLabError: there is no such order.
     """
     if order not in ORDERS:
         raise MerLabError(f"there is no order {order!r}; choose {', '.join(ORDERS)}.")
     known = np.isfinite(scores)
-    if order == "random":
-        scores = np.random.default_rng(seed).random(scores.shape)
-    keys = np.where(known, -scores if order != "least" else scores, np.inf)
-    return keys.argsort(1, kind="stable").argsort(1, kind="stable")
+    drawn = np.random.default_rng(seed).random(scores.shape)
+    wanted = {"most": -scores, "least": scores, "random": drawn}[order]
+    return np.lexsort((drawn, np.where(known, wanted, np.inf)), axis=1).argsort(1, kind="stable")
 
 
 def first(rank: np.ndarray, count: np.ndarray, share: float) -> np.ndarray:
@@ -105,7 +108,8 @@ def curve(
         sums: what every word ``(B, W)`` and every span ``(B, S)`` adds, as of
             :meth:`~mer_lab.explain.units.Units.sums`.
         of: "both" takes the same share of words and of spans; "words" or "spans" leaves the other channel.
-        insertion: start from the baseline (of the channels that are meant) and bring the units back.
+        insertion: start from the baseline (of the channels that are meant) and bring the units back; what
+            belongs to no unit, such as a full stop, is there all the time.
 
     Raises:
         MerLabError: there is no such order or kind of unit.
@@ -126,43 +130,50 @@ def curve(
 
 
 def faithfulness(
-    values: Attribution, deleter: Deleter, of: str = "both", perturbations: int = 24, seed: int = 0
+    sums: Sequence[np.ndarray], deleter: Deleter, perturbations: int = 24, seed: int = 0
 ) -> Faithfulness:
-    """How faithful an explanation is to its system, utterance by utterance."""
-    sums = deleter.units.sums(values)
-    lost = curve(sums, deleter, "most", of, (0.0, *AVERAGED))
-    kept = curve(sums, deleter, "most", of, AVERAGED, insertion=True)
+    """How faithful an explanation is to its system, utterance by utterance; of words and spans together.
+
+    Args:
+        sums: as of :func:`curve`.
+    """
+    lost = curve(sums, deleter, shares=(0.0, *AVERAGED))
+    kept = curve(sums, deleter, shares=AVERAGED, insertion=True)
     drop = lost[:, :1] - lost[:, 1:]
     return Faithfulness(
         drop.mean(1), (lost[:, :1] - kept).mean(1), drop[:, AVERAGED.index(0.2)],
-        infidelity(values, deleter, perturbations, seed),
+        infidelity(sums, deleter, perturbations, seed),
     )  # fmt: skip
 
 
-def infidelity(values: Attribution, deleter: Deleter, perturbations: int = 24, seed: int = 0) -> np.ndarray:
+def infidelity(
+    sums: Sequence[np.ndarray], deleter: Deleter, perturbations: int = 24, seed: int = 0
+) -> np.ndarray:
     """``min_c E[(c * sum of phi over what is gone - (f(x) - f(x without)))^2] / E[(f(x) - f(x without))^2]``.
 
-    Yeh et al. 2019, definition 2.1, with their optimal factor c, so that methods of different scale can be
-    compared; what is gone is a random share of the units, from a tenth to a half. ``(B,)``.
+    Yeh et al. 2019, definition 2.1, with their optimal factor c, here at least 0, so that methods of
+    different scale can be compared; what is gone is a random share of the units, from a tenth to a half.
+    ``(B,)``; ``sums`` as of :func:`curve`.
     """
     units, rng = deleter.units, np.random.default_rng(seed)
-    sums = [np.nan_to_num(s) for s in units.sums(values)]
+    sums = [np.nan_to_num(s) for s in sums]
+    output = deleter.ask(*(np.zeros(s.shape, bool) for s in sums), probability=False)
     predicted, changed = [], []
     for _ in range(perturbations):
         share, gone = rng.uniform(0.1, 0.5), []
         for s, count in zip(sums, (units.words, units.spans), strict=True):
             gone.append((rng.random(s.shape) < share) & (np.arange(s.shape[1]) < count[:, None]))
         predicted.append(sum((s * g).sum(1) for s, g in zip(sums, gone, strict=True)))
-        changed.append(values.output - deleter.ask(*gone, probability=False))
+        changed.append(output - deleter.ask(*gone, probability=False))
     phi, delta = np.stack(predicted), np.stack(changed)  # (perturbations, B)
     total = (delta**2).sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        c = np.nan_to_num((phi * delta).sum(0) / (phi**2).sum(0))
-        return np.where(total > 1e-12, ((c * phi - delta) ** 2).sum(0) / total, 0.0)
+        c = np.nan_to_num((phi * delta).sum(0) / (phi**2).sum(0)).clip(min=0)
+        return np.where(total > 1e-12, ((c * phi - delta) ** 2).sum(0) / total, np.nan)
 
 
 def max_sensitivity(
-    values: Attribution, radius: float = 0.02, draws: int = 3, seed: int = 0, **options
+    values: Attribution, radius: float = 0.02, draws: int = 3, noise_seed: int = 0, **options
 ) -> np.ndarray:
     """How far an explanation moves when the inputs move a little: ``max |phi(x + e) - phi(x)| / |phi(x)|``.
 
@@ -170,17 +181,19 @@ def max_sensitivity(
     that is explained stays.
 
     Args:
-        options: of :func:`~mer_lab.explain.attribution.attribute`, as the explanation was made.
+        noise_seed: of the noise.
+        options: of :func:`~mer_lab.explain.attribution.attribute`, as the explanation was made: its ``seed``
+            above all, or what changes is the draw.
     """
     question, worst = values.question, np.zeros(len(values))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(noise_seed)
     own = np.concatenate([values.own_audio, values.own_text], axis=1)
     size = np.linalg.norm(own, axis=1).clip(1e-12)
     for _ in range(draws):
         moved = []
         for x, mask in zip(question.inputs, question.masks, strict=True):
-            noise = (2 * torch.rand(x.shape, generator=generator) - 1).to(x) * radius * x[mask].std()
-            moved.append(x + noise * mask.unsqueeze(-1))
+            noise = (2 * torch.rand(x.shape, generator=generator) - 1).to(x)
+            moved.append(x + radius * x[mask].std(correction=0) * noise * mask.unsqueeze(-1))
         again = attribute(
             question.with_inputs(tuple(moved)), values.method, *values.baseline, refuse=False, **options
         )

@@ -17,8 +17,6 @@ from mer_lab.explain.question import CHANNELS, Question
 
 SPAN = 0.1
 """Seconds of a time segment."""
-AT_ONCE = 1536
-"""Utterances in a forward pass."""
 
 
 class Inputs:
@@ -37,7 +35,7 @@ class Inputs:
     @property
     def at_once(self) -> int:
         """Examples in a forward pass."""
-        return max(1, AT_ONCE // self.question.real.shape[1])
+        return self.question.at_once
 
     def times_difference(self, gradients: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(g * (x - e) for g, x, e in zip(gradients, self.x, self.empty, strict=True))
@@ -62,9 +60,10 @@ def gradient_x_input(given: Inputs, **_) -> tuple[Tensor, ...]:
 def smoothgrad(given: Inputs, samples: int = 16, noise: float = 0.15, **_) -> tuple[Tensor, ...]:
     """The same with the mean gradient among noisy copies of x (Smilkov et al. 2017).
 
-    The noise has ``noise`` times the deviation of each channel's values.
+    The noise has ``noise`` times the deviation of each channel's values. It is drawn for all that are
+    explained together, so an utterance's numbers change a little with its company.
     """
-    spread = [noise * float(x[x != 0].std()) if bool((x != 0).any()) else 0.0 for x in given.x]
+    spread = [noise * float(x[x != 0].std(correction=0)) if bool((x != 0).any()) else 0.0 for x in given.x]
     gradients = NoiseTunnel(Saliency(given.question)).attribute(
         given.x, nt_type="smoothgrad", nt_samples=samples, stdevs=tuple(spread), abs=False,
         nt_samples_batch_size=max(1, given.at_once // len(given.example)),
@@ -80,11 +79,11 @@ def gradient_shap(given: Inputs, samples: int = 32, seed: int = 0, **_) -> tuple
     of other utterances of the data, begun again where they are shorter.
     """
     count, gradients = len(given.example), Saliency(given.question)
-    drawn = references(given, samples, seed)  # (samples * B, N, T, D) each
-    size = max(1, given.at_once // count) * count
+    at_a_time = max(1, given.at_once // count)
     total = [torch.zeros_like(x) for x in given.x]
-    for others in zip(*(x.split(size) for x in drawn), strict=True):
-        times = len(others[0]) // count
+    for begin in range(0, samples, at_a_time):
+        times = min(at_a_time, samples - begin)
+        others = references(given, times, seed, begin)  # (times * B, N, T, D) each
         alpha = torch.rand(times * count, 1, 1, 1).to(others[0].device)
         x = tuple(x.repeat(times, 1, 1, 1) for x in given.x)
         between = tuple(o + alpha * (x - o) for x, o in zip(x, others, strict=True))
@@ -106,8 +105,12 @@ def occlusion(given: Inputs, **_) -> tuple[Tensor, ...]:
     return _shared_out(given, values, masks)
 
 
-def kernel_shap(given: Inputs, samples: int = 256, seed: int = 0, **_) -> tuple[Tensor, ...]:
-    """Shapley values of the same words, spans and turns, by weighted regression (Lundberg & Lee 2017)."""
+def kernel_shap(given: Inputs, samples: int = 0, seed: int = 0, **_) -> tuple[Tensor, ...]:
+    """Shapley values of the same words, spans and turns, by weighted regression (Lundberg & Lee 2017).
+
+    They add up by construction, however few the ``samples``: that says nothing of the single ones. By default
+    there are 1024 and two a unit.
+    """
     masks, rows = segments(given), []
     for b in range(len(given.example)):
         part = Inputs(given.question, given.all_empty, given.example[b : b + 1])
@@ -116,11 +119,12 @@ def kernel_shap(given: Inputs, samples: int = 256, seed: int = 0, **_) -> tuple[
             numbers, index = m[b : b + 1].unique(return_inverse=True)
             own.append(index + place)
             place += len(numbers)
+        draws = samples or 1024 + 2 * place
         torch.manual_seed(seed + int(given.question.rows[int(given.example[b])]))
         with torch.no_grad():
             rows.append(KernelShap(given.question).attribute(
-                **part.arguments, feature_mask=tuple(own), n_samples=samples,
-                perturbations_per_eval=min(samples, given.at_once),
+                **part.arguments, feature_mask=tuple(own), n_samples=draws,
+                perturbations_per_eval=min(draws, given.at_once),
             ))  # fmt: skip
     return _shared_out(given, tuple(torch.cat(channel) for channel in zip(*rows, strict=True)), masks)
 
@@ -182,7 +186,9 @@ def segments(given: Inputs) -> tuple[Tensor, Tensor]:
     return audio[..., None], text[..., None]
 
 
-def references(given: Inputs, samples: int, seed: int = 0, pool: int = 32) -> tuple[Tensor, Tensor]:
+def references(
+    given: Inputs, samples: int, seed: int = 0, begin: int = 0, pool: int = 32
+) -> tuple[Tensor, Tensor]:
     """Words and frames of other utterances in the shape of the question's ``(samples * B, N, T, D)``.
 
     Which ones depends on the seed alone, not on what else is asked.
@@ -191,7 +197,7 @@ def references(given: Inputs, samples: int, seed: int = 0, pool: int = 32) -> tu
     data, drawn = question.data, []
     chosen = rng.choice(len(data), min(pool, len(data)), replace=False)
     batch = data.batch(chosen).to(question.real.device)
-    start = rng.integers(0, 1 << 30, (samples, 1, 1))
+    start = rng.integers(0, 1 << 30, (begin + samples, 1, 1))[begin:]
     turns = question.turns[given.example.cpu().numpy()]
     which = torch.from_numpy((start + turns) % len(chosen)).to(question.real.device)  # (samples, B, N)
     with torch.no_grad():

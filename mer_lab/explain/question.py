@@ -18,8 +18,11 @@ from mer_lab.batches import Batch, Dataset
 from mer_lab.errors import MerLabError
 from mer_lab.models import System
 from mer_lab.models.layers import FrameEncoder, TextEncoder, WordEncoder
+from mer_lab.prediction import at_once
 
 CHANNELS = ("audio", "text")
+AT_ONCE = 1536
+"""Utterances in a forward pass of a small system."""
 
 
 class Question(nn.Module):
@@ -59,6 +62,8 @@ class Question(nn.Module):
         rows = np.asarray(rows, np.int64).reshape(-1)
         if not len(rows):
             raise MerLabError("there is no utterance to explain.")
+        if rows.min() < 0 or rows.max() >= len(data):
+            raise MerLabError(f"the data have the rows 0 to {len(data) - 1}, and others were asked for.")
         if data.audio is None or data.text is None:
             raise MerLabError("an explanation needs data of both channels, audio and text.")
         if model.classes < 2:
@@ -73,7 +78,8 @@ class Question(nn.Module):
         place = [int(np.flatnonzero(t == r)[0]) for t, r in zip(together, rows, strict=True)]
         entrances = {name: _entrance(getattr(model.eval(), name)) for name in CHANNELS}
         device = next(model.parameters()).device
-        batch = data.batch(self.turns.clip(0).reshape(-1)).to(device)
+        padded = np.where(self.turns < 0, rows[:, None], self.turns)  # padding widens no batch
+        batch = data.batch(padded.reshape(-1)).to(device)
         self.real = torch.from_numpy(self.turns >= 0).to(device)  # (B, N)
         inputs, masks = [], []
         with torch.no_grad():
@@ -87,11 +93,11 @@ class Question(nn.Module):
         self._absent = None if batch.absent is None else batch.absent.unflatten(0, self.real.shape)
         self.system, self.place = _behind(model, entrances), torch.tensor(place, device=device)
         self.example = torch.arange(len(rows), device=device)
-        self.entrances, self.passed = entrances, False
+        self.entrances, self.passed, self.empty = entrances, False, None
         self.hop, self.first = _clock(data)
         if target is None:
             target = self.logits(*self.inputs, self.example).argmax(-1)
-        self.target = torch.as_tensor(np.asarray(torch.as_tensor(target).cpu()), device=device)
+        self.target = torch.as_tensor(np.asarray(torch.as_tensor(target).cpu()), device=device).long()
         known = (self.target >= 0) & (self.target < self.classes)
         if self.target.shape != (len(rows),) or not bool(known.all()):
             raise MerLabError(f"expected one class from 0 to {self.classes - 1} for each utterance.")
@@ -124,7 +130,7 @@ class Question(nn.Module):
     def logits(self, audio: Tensor, text: Tensor, example: Tensor, part: str = "logits") -> Tensor:
         """``(B', classes)``; or another part of the system's output, such as ``"embedding"``."""
         batch, asked = self.batch(audio, text, example)
-        with cpu_recurrence():
+        with without_cudnn():
             return getattr(self.system(batch), part)[asked]
 
     def batch(self, audio: Tensor, text: Tensor, example: Tensor) -> tuple[Batch, Tensor]:
@@ -160,10 +166,11 @@ class Question(nn.Module):
                 whole[self.real] = mask
                 masks.append(whole)
         behind.inputs, behind.masks, behind.passed = tuple(sides[0]), tuple(masks), True
+        behind.empty = tuple(sides[1])  # what deletion and a second question put in place
         behind.system = _behind(self.system, {name: _Passing() for name in CHANNELS})
         if self.hop:
             behind.hop, behind.first = _clock_behind(self.entrances["audio"].encoder, self.hop, self.first)
-        return behind, tuple(sides[1])
+        return behind, behind.empty
 
     def with_inputs(self, inputs: tuple[Tensor, Tensor]) -> Question:
         """The same question, the same classes, about other inputs of the same shapes."""
@@ -171,19 +178,25 @@ class Question(nn.Module):
         other.inputs = inputs
         return other
 
-    def ask(self, audio: Tensor, text: Tensor, example: Tensor | None = None, at_once: int = 2048) -> Tensor:
-        """Margins ``(B',)`` without gradients, at most ``at_once`` utterances at a time."""
+    @property
+    def at_once(self) -> int:
+        """Examples in a forward pass: far fewer where a pretrained network reads them."""
+        utterances = at_once(self.model)
+        return max(1, (AT_ONCE if utterances >= 128 else utterances) // self.real.shape[1])
+
+    def ask(self, audio: Tensor, text: Tensor, example: Tensor | None = None) -> Tensor:
+        """Margins ``(B',)`` without gradients."""
         example = self.example if example is None else example
-        return margin(self.answers(audio, text, example, at_once), self.target[example])
+        return margin(self.answers(audio, text, example), self.target[example])
 
     def ask_probability(self, audio: Tensor, text: Tensor, example: Tensor | None = None) -> Tensor:
         """Probabilities ``(B',)`` of the explained classes, without gradients."""
         example = self.example if example is None else example
         return self.answers(audio, text, example).softmax(-1).gather(1, self.target[example][:, None])[:, 0]
 
-    def answers(self, audio: Tensor, text: Tensor, example: Tensor, at_once: int = 2048) -> Tensor:
+    def answers(self, audio: Tensor, text: Tensor, example: Tensor) -> Tensor:
         """Logits ``(B', classes)`` without gradients."""
-        size = max(1, at_once // self.real.shape[1])
+        size = self.at_once
         with torch.inference_mode():
             parts = zip(audio.split(size), text.split(size), example.split(size), strict=True)
             return torch.cat([self.logits(*part) for part in parts])
@@ -200,7 +213,7 @@ def margin(logits: Tensor, target: Tensor) -> Tensor:
 
 
 @contextmanager
-def cpu_recurrence() -> Iterator[None]:
+def without_cudnn() -> Iterator[None]:
     """cuDNN's recurrent networks give no gradient in evaluation mode; PyTorch's own do."""
     with torch.backends.cudnn.flags(enabled=False):
         yield

@@ -46,6 +46,8 @@ SYSTEMS = (
     "early", "gated", "low-rank", "decision-mean",
 )  # fmt: skip
 """Slow ones first, so that no worker is left alone with one."""
+VERSION = 2
+"""Of what is judged, and how: raise it with any change, or what ``--out`` keeps would be taken for new."""
 EACH = {
     "accent": 24, "lexical": 16, "contextual": 12, "prosodic": 8, "redundant": 8, "incongruent": 8,
 }  # fmt: skip
@@ -56,7 +58,7 @@ RELEARNT = ("early", "cm-roberta")
 
 def judged(recipe: Recipe, seed: int, runs: Path, out: Path, threads: int = 1) -> tuple[Judged, dict]:
     """What :func:`~mer_lab.explain.judging.judge` says of one seed, kept in ``out``; and its provenance."""
-    path = out / f"{recipe.name}-{recipe.hash}-{seed}.npz"
+    path = out / f"{recipe.name}-{recipe.hash}-v{VERSION}-{seed}.npz"
     if (kept := _read(path)) is not None:
         return kept
     torch.set_num_threads(threads)

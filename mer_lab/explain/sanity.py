@@ -58,7 +58,7 @@ def similarity(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> np.ndarray:
             :meth:`mer_lab.explain.units.Units.sums`.
 
     Returns:
-        the mean of the two channels; NaN where both have fewer than three units.
+        the mean of the two channels; NaN where both have fewer than three units, or all alike.
     """
     both = np.array([[_spearman(*row) for row in zip(x, y, strict=True)] for x, y in zip(a, b, strict=True)])
     known = np.isfinite(both)
@@ -91,4 +91,4 @@ def _spearman(x: np.ndarray, y: np.ndarray) -> float:
         return np.nan
     x, y = (rankdata(v[known]) - (known.sum() + 1) / 2 for v in (x, y))
     size = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / size) if size > 0 else 0.0  # all alike: no order to agree with
+    return float(x @ y / size) if size > 0 else np.nan  # all alike: no order to agree with

@@ -53,8 +53,8 @@ def planted(question: Question, units: Units | None = None) -> Truth:
             said = (words["decides_text"].astype(str) == "1").to_numpy()
             sounds = words[words["decides_audio"].astype(str) == "1"]
             if 0 < len(sounds) < len(words):
+                at = span_centres(question, units, b)
                 for start, end in zip(sounds["start"], sounds["end"], strict=True):
-                    at = span_centres(question, units, b)
                     heard |= (at >= start - SLACK) & (at <= end + SLACK)
         decided = corpus.table["decided_by"].iloc[int(row)]
         ids = [corpus.ids[k] if k >= 0 else "" for k in question.turns[b]]
@@ -85,8 +85,9 @@ def found(values: Attribution, units: Units | None = None, truth: Truth | None =
     Returns:
         one row an utterance and kind of unit (words, spans, turns): ``row`` in the data, ``dialogue, cue, of,
         units, true``; ``pointing``, 1 where the unit with the largest attribution decides (the pointing game,
-        Zhang et al., IJCV 2018), and its chance; ``precision`` of the k largest, k being how many decide;
-        ``auprc``, the area under precision and recall (average precision), and its chance.
+        Zhang et al., IJCV 2018; of several largest the share that decides), and its chance; ``precision`` of
+        the k largest, k being how many decide; ``auprc``, the area under precision and recall (average
+        precision), and its chance.
     """
     question = values.question
     units = units or units_of(question)
@@ -112,8 +113,8 @@ def found(values: Attribution, units: Units | None = None, truth: Truth | None =
                 {
                     "row": int(question.rows[b]), "dialogue": about["dialogue_id"], "cue": about["cue"],
                     "of": of, "units": len(true), "true": int(true.sum()),
-                    "pointing": float(true[score.argmax()]), "chance": float(true.mean()),
-                    "precision": float(true[np.argsort(-score, kind="stable")[: true.sum()]].mean()),
+                    "pointing": float(true[score == score.max()].mean()), "chance": float(true.mean()),
+                    "precision": _precision(true, score),
                     "auprc": float(average_precision_score(true, score)),
                     "auprc_chance": chance_precision(len(true), int(true.sum())),
                 }
@@ -121,6 +122,13 @@ def found(values: Attribution, units: Units | None = None, truth: Truth | None =
     columns = ["row", "dialogue", "cue", "of", "units", "true", "pointing", "chance", "precision", "auprc",
                "auprc_chance"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
+
+
+def _precision(true: np.ndarray, score: np.ndarray) -> float:
+    """Share of the k largest that decide, k being how many decide; equal ones count in equal shares."""
+    last = np.sort(score)[::-1][true.sum() - 1]
+    sure, tied = score > last, score == last
+    return float((true[sure].sum() + (true.sum() - sure.sum()) * true[tied].mean()) / true.sum())
 
 
 def chance_precision(n: int, true: int) -> float:

@@ -142,7 +142,7 @@ def methods_by_criteria(frame: pd.DataFrame, higher: Mapping[str, bool] | None =
         best = np.nanmax(scores) if np.isfinite(scores).any() else 0.0
         start = side * chance if np.isfinite(chance) else np.nanmin(scores, initial=best)
         heads.append(f"{criterion}\n{'more' if up else 'less'} is better"
-                     + (f"\nchance {chance:.2g}" if np.isfinite(chance) else ""))  # fmt: skip
+                     + (f"\nchance {chance:.2f}" if np.isfinite(chance) else ""))  # fmt: skip
         for i, method in enumerate(methods):
             cell = cells.get((method, criterion))
             if cell is None or not np.isfinite(cell.estimate):
@@ -153,15 +153,17 @@ def methods_by_criteria(frame: pd.DataFrame, higher: Mapping[str, bool] | None =
             if not np.isfinite(chance) or side * bound > start:
                 shade[i, j] = (side * cell.estimate - start) / max(best - start, 1e-9)
             colour = _readable(blues(shade[i, j] / 1.15))
-            ax.text(j, i - 0.1, _short(cell.estimate), ha="center", va="center", color=colour, fontsize=9,
+            lost = np.isfinite(chance) and not side * bound > start
+            ax.text(j, i - 0.02 if lost else i - 0.1, _short(cell.estimate), ha="center", va="center",
+                    color=colour, fontsize=9,
                     weight="bold" if side * cell.estimate >= best else "normal")  # fmt: skip
             if np.isfinite(cell.low) and np.isfinite(cell.high):
-                ax.text(j, i + 0.27, f"{_short(cell.low)} to {_short(cell.high)}", ha="center", va="center",
+                ax.text(j, i + 0.29, f"{_short(cell.low)} to {_short(cell.high)}", ha="center", va="center",
                         color=colour, fontsize=6.5)  # fmt: skip
-            if np.isfinite(chance) and not side * bound > start:
-                ax.text(j + 0.47, i - 0.3, "≈ chance", ha="right", va="center", color=ink(GREY), fontsize=6)
+            if lost:
+                ax.text(j, i - 0.33, "≈ chance", ha="center", va="center", color=ink(GREY), fontsize=6)
     ax.imshow(shade, cmap=blues, vmin=0, vmax=1.15, aspect="auto")
-    ax.set_xticks(range(len(criteria)), heads, fontsize=8 if len(criteria) < 6 else 7)
+    ax.set_xticks(range(len(criteria)), heads, fontsize=8 if len(criteria) < 6 else 6.8)
     ax.set_yticks(range(len(methods)), methods)
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
