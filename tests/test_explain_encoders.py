@@ -15,6 +15,7 @@ from mer_lab.errors import MerLabError
 from mer_lab.explain import Question, attribute, baseline, margin
 from mer_lab.explain.attribution import REFUSED
 from mer_lab.explain.baselines import noise_like
+from mer_lab.explain.faithfulness import deleter_of, max_sensitivity
 from mer_lab.explain.methods import LAYER
 from mer_lab.explain.units import of_words, units_of, words_of
 from mer_lab.features import Prosody, Waveform
@@ -194,3 +195,41 @@ def test_the_margin_is_asked_of_the_class_that_is_named(data, tiny):
     a, b = (attribute(q, "gradient-x-input") for q in both)
     assert np.allclose(a.text, -b.text, atol=1e-6)  # of two classes one's gain is the other's loss
     assert torch.allclose(margin(torch.tensor([[2.0, 1.0]]), torch.tensor([1])), torch.tensor([-1.0]))
+
+
+def test_a_text_that_was_cut_names_only_what_was_read(sine_corpus, data, tiny):
+    """``[CLS] w w w w [SEP]`` of a longer text: the special token at the end is no fifth word."""
+    text = "we go now we go now"
+    whole = words_of(text, data)
+    cut = words_of(text, data, 6)
+    assert len(whole.words) == 6 and cut.words == whole.words[:4] and cut.tokens == whole.tokens[:4]
+    assert words_of(text, data, 8) == whole  # nothing was cut
+
+
+def test_a_layer_can_be_asked_again(data, tiny):
+    """Sensitivity and deletion behind the encoders stay behind them, at the encoded baseline."""
+    question = Question(system(tiny("wav2vec2"), tiny("bert")), data, [1, 3])
+    values = attribute(question, LAYER, refuse=False, steps=16)
+    assert values.baseline == ("noise", "mask")
+    again = attribute(values.question, LAYER, refuse=False, steps=16)
+    assert np.allclose(again.audio, values.audio, atol=1e-6)
+    assert (max_sensitivity(values, draws=1, steps=16) > 0).all()
+    deleter = deleter_of(values.question)
+    gone = [np.ones((2, int(n.max())), bool) for n in (deleter.units.words, deleter.units.spans)]
+    nothing = deleter.ask(gone[0] & False, gone[1] & False, probability=False)
+    assert np.allclose(nothing, values.output, atol=1e-4)
+    assert all(torch.equal(a, b) for a, b in zip(deleter.empty, values.question.empty, strict=True))
+
+
+def test_few_copies_at_once_go_through_a_pretrained_network(data, tiny, sines):
+    from test_systems import made_up, small
+
+    pretrained = Question(system(tiny("wav2vec2"), tiny("bert")), data, [1, 3])
+    own = Question(small("early"), made_up(), [1, 3])
+    assert pretrained.at_once <= 8 < own.at_once
+
+
+def test_the_mean_of_a_wave_is_refused_by_its_name(data, tiny):
+    question = Question(system(tiny("wav2vec2"), tiny("bert")), data, [1])
+    with pytest.raises(MerLabError, match="mean of waves is silence"):
+        attribute(question, audio="mean")

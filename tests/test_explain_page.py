@@ -30,6 +30,7 @@ from mer_lab.features import write_audio
 from mer_lab.files import write_text
 from mer_lab.models import System
 from mer_lab.prediction import predict
+from mer_lab.ragged import Ragged
 
 PITCH, WORDS = {"name": "prosody", "hop": 0.02}, {"name": "words", "width": 6}
 SMALL = {"width": 6, "heads": 2, "layers": 1, "hidden": 6}
@@ -415,3 +416,25 @@ def test_the_command_writes_two_files_or_none(built, tmp_path, capsys, monkeypat
     assert status("explain", folder, path, "--text", text, "--out", none) == 1
     assert "adds up to" in capsys.readouterr().err
     assert not none.exists()
+
+
+def test_a_text_without_words_and_a_dollar_in_a_name_are_drawn():
+    """No word is no reason for a traceback, and a dollar sign no formula."""
+    from test_explain import make_linear
+    from test_systems import made_up
+
+    from mer_lab.batches import Dataset
+    from mer_lab.corpora.corpus import Corpus
+
+    old = made_up()
+    for text, words in (("...", 0), ("a", 1)):
+        table = old.corpus.table.assign(text=text)
+        index = [np.array([[1]])] * len(old)
+        data = Dataset(Corpus(name="made up", labels=("a", "b", "c"), table=table), old.audio,
+                       Ragged.from_sequences(index, old.corpus.ids))  # fmt: skip
+        values = attribute(Question(make_linear(data), data, [3]))
+        wave, p = np.linspace(-1, 1, 8000), np.array([0.2, 0.3, 0.5])
+        figure = plots.explanation(values, 0, ("a", "b$2", "c$"), p, wave, 16000, name="rec$1$.wav")
+        figure.canvas.draw()
+        assert len(figure.axes[2].get_yticklabels()) == words
+        assert explanation_page(values, 0, ("a", "b", "c"), p, wave, 16000)

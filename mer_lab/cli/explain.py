@@ -26,8 +26,9 @@ def explain(
         ),
     ] = "integrated-gradients",
     baseline_audio: Annotated[
-        str, typer.Option(help="What an absent voice is: mean, noise or silence.")
-    ] = "mean",
+        str,
+        typer.Option(help="What an absent voice is: mean, noise or silence; mean, or noise for waves."),
+    ] = "",
     baseline_text: Annotated[str, typer.Option(help="What an absent word is: mask, mean or zero.")] = "mask",
     context: Annotated[
         Path | None,

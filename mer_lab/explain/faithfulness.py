@@ -202,6 +202,6 @@ def max_sensitivity(
     return worst
 
 
-def deleter_of(question: Question, audio: str = "mean", text: str = "mask", **options) -> Deleter:
+def deleter_of(question: Question, audio: str = "", text: str = "mask", **options) -> Deleter:
     """A :class:`Deleter` that puts a baseline of :func:`~mer_lab.explain.baselines.baseline` in place."""
     return Deleter(question, baseline(question, audio, text, **options))

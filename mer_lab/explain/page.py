@@ -24,7 +24,10 @@ _AUDIO = {
     "mean": "the mean frame of the training set", "noise": "white noise as loud as the voice",
     "silence": "silence",
 }  # fmt: skip
-_TEXT = {"mask": "the unknown word", "mean": "the mean of all words", "zero": "no word at all"}
+_TEXT = {
+    "mask": "the word that stands for unknown or hidden ones", "mean": "the mean of all words",
+    "zero": "no word at all",
+}  # fmt: skip
 _MP3 = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # Hz
 _DARKEST = 0.55
 """Share of the colour behind the strongest word: ink on it keeps a contrast above 4.5 (WCAG)."""

@@ -147,7 +147,7 @@ def audio_extractor(model: System) -> Extractor:
 def explain_recording(
     model: System, audio: str | Path, text: str, context: Sequence[tuple] = (), speaker: str = "",
     target: str = "", times: pd.DataFrame | None = None, method: str = "integrated-gradients",
-    baseline_audio: str = "mean", baseline_text: str = "mask", **options,
+    baseline_audio: str = "", baseline_text: str = "mask", **options,
 ) -> Explained:  # fmt: skip
     """Why a system decides as it does about one recording: all that a page or a figure shows.
 

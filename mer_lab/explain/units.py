@@ -28,11 +28,15 @@ class Words(NamedTuple):
     tokens: list[list[int]]
 
 
-def words_of(text: str, data: Dataset) -> Words:
+def words_of(text: str, data: Dataset, length: int | None = None) -> Words:
     """What the system's text channel makes of a transcript, word by word; marks nobody speaks are left out.
 
     Subword tokens belong to the word that they are cut from; special tokens to none. A text of which only one
     vector is left is one word.
+
+    Args:
+        length: real tokens that the system read of it: of a text that was cut to fewer than it has, the words
+            that lost a token are left out.
     """
     meta = data.text.meta
     encoder = meta.get("encoder")
@@ -50,13 +54,17 @@ def words_of(text: str, data: Dataset) -> Words:
     for place, word in enumerate(cut.word_ids()):
         if word is not None:
             pieces.setdefault(word, []).append(place)
-    words, tokens = [], []
+    words, places_of = [], []
+    # a text that is cut still ends in its special token, which stands at the place of another
+    read = length - 1 if length is not None and length < len(cut["input_ids"]) else len(cut["input_ids"])
     for places in pieces.values():
+        if places[-1] >= read:
+            continue
         start, end = cut["offset_mapping"][places[0]][0], cut["offset_mapping"][places[-1]][1]
         if any(c.isalnum() for c in text[start:end]):
             words.append(text[start:end])
-            tokens.append(places)
-    return Words(words, tokens)
+            places_of.append(places)
+    return Words(words, places_of)
 
 
 class Units(NamedTuple):
@@ -93,8 +101,8 @@ def units_of(question: Question, span: float = SPAN) -> Units:
     word = np.full((len(question), width[1]), -1)
     real = np.array([frames(question, b) for b in range(len(question))])
     for b, row in enumerate(question.rows):
-        for k, places in enumerate(words_of(text.iloc[int(row)], question.data).tokens):
-            word[b, [p for p in places if p < width[1]]] = k
+        for k, places in enumerate(words_of(text.iloc[int(row)], question.data, tokens(question, b)).tokens):
+            word[b, places] = k
     place = np.arange(width[0])
     spans = np.where(place < real[:, None], place // step, -1)
     return Units(word, spans, word.max(1, initial=-1) + 1, -(-real // step))
@@ -104,11 +112,8 @@ def of_words(values: Attribution, b: int) -> tuple[list[str], np.ndarray]:
     """Words of the ``b``-th utterance and what each adds ``(W,)``."""
     question = values.question
     text = question.data.corpus.table["text"].iloc[int(question.rows[b])]
-    found = words_of(text, question.data)
-    own = values.own_text[b]
-    kept = [k for k, places in enumerate(found.tokens) if places[-1] < len(own)]  # long texts are cut
-    sums = np.array([own[found.tokens[k]].sum() for k in kept])
-    return [found.words[k] for k in kept], sums
+    found = words_of(text, question.data, tokens(question, b))
+    return found.words, np.array([values.own_text[b][places].sum() for places in found.tokens])
 
 
 def of_spans(values: Attribution, b: int, span: float = SPAN) -> tuple[np.ndarray, np.ndarray]:
@@ -134,6 +139,11 @@ def per_span(question: Question, span: float = SPAN) -> int:
 def frames(question: Question, b: int) -> int:
     """Real audio steps of the ``b``-th utterance."""
     return int(question.masks[0][b, int(question.place[b])].sum())
+
+
+def tokens(question: Question, b: int) -> int:
+    """Its real words or tokens."""
+    return int(question.masks[1][b, int(question.place[b])].sum())
 
 
 def timed_words(data: Dataset, row: int) -> pd.DataFrame | None:

@@ -70,7 +70,7 @@ def explanation(
         for onset, place, word in zip(onsets, spread(onsets, seconds * 0.025), timed["word"], strict=True):
             sound.axvline(onset, color=GREY, linewidth=0.7)
             sound.annotate(
-                word, (onset, 1), (place, 1.08), xycoords=("data", "axes fraction"), fontsize=7.5,
+                _plain(word), (onset, 1), (place, 1.08), xycoords=("data", "axes fraction"), fontsize=7.5,
                 textcoords=("data", "axes fraction"), rotation=40, rotation_mode="anchor",
                 arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 0},
             )  # fmt: skip
@@ -90,23 +90,25 @@ def explanation(
     voice.set(xlim=(0, seconds), xlabel="time (s)", ylabel="adds\n(logits)")
     rows = np.arange(len(words))
     _bars(text.barh, words["value"], y=rows, height=0.72)
-    reach = words["value"].abs().max() or 1.0
+    reach = max(words["value"].abs(), default=0.0) or 1.0
     for y, value in zip(rows, words["value"], strict=True):
         text.annotate(number(value), (value, y), (3 if value >= 0 else -3, 0), textcoords="offset points",
                       ha="left" if value >= 0 else "right", va="center", fontsize=7.5)  # fmt: skip
     text.axvline(0, color=GREY, linewidth=0.8)
     text.set(ylim=(len(words) - 0.4, -0.6), xlim=_room(words["value"], reach))
     marks = ["?" if unknown else "" for unknown in words["unknown"]]
-    text.set_yticks(rows, [w + mark for w, mark in zip(words["word"], marks, strict=True)])
+    text.set_yticks(rows, [_plain(w) + mark for w, mark in zip(words["word"], marks, strict=True)])
     text.tick_params(axis="y", length=0)
     text.spines["left"].set_visible(False)
     note = "; ?: read as unknown" if any(marks) else ""
-    text.set_xlabel(f"adds to the margin of {target} (logits); hatched: speaks against it{note}")
+    text.set_xlabel(f"adds to the margin of {_plain(target)} (logits); hatched: speaks against it{note}")
     true = f", label {gold}" if gold else ""
     figure.suptitle(
-        f"{name + ': ' if name else ''}decision {labels[decided]} ({percent(float(probabilities[decided]))})"
-        f"{true}\n{values.method} of {target}, baseline {' and '.join(values.baseline)}; completeness error "
-        f"{percent(float(values.error[b]))}",
+        _plain(
+            f"{name + ': ' if name else ''}decision {labels[decided]} "
+            f"({percent(float(probabilities[decided]))}){true}\n{values.method} of {target}, baseline "
+            f"{' and '.join(values.baseline)}; completeness error {percent(float(values.error[b]))}"
+        ),
         x=0.01, ha="left", weight="bold", fontsize=9.5,
     )  # fmt: skip
     return figure
@@ -248,7 +250,12 @@ def _readable(colour: Sequence[float]) -> str:
 
 def _room(values: pd.Series, reach: float) -> tuple[float, float]:
     """Limits of the words' axis with room for the numbers beside the bars."""
-    return min(values.min(), 0) - 0.14 * reach, max(values.max(), 0) + 0.14 * reach
+    return min([0.0, *values]) - 0.14 * reach, max([0.0, *values]) + 0.14 * reach
+
+
+def _plain(text: str) -> str:
+    """A text from outside, in which a dollar sign is no mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _short(value: float) -> str:
