@@ -31,7 +31,8 @@ TOLERANCE = 0.01
 REFUSED = 0.05
 """Completeness error from which an explanation is refused."""
 NEGLIGIBLE = 0.02
-"""Change of output, in logits, below which a share says nothing: there it is a share of this."""
+"""Logits: below a change of output as small a share says nothing, and is taken of this; and as small a miss
+is no reason to refuse an explanation."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,9 @@ def attribute(
         method, (audio, text), *numbers, output.cpu().numpy(), reference.cpu().numpy(), question,
         method in COMPLETE,
     )  # fmt: skip
-    worst = int(values.error.argmax())
-    if refuse and values.complete and values.error[worst] > REFUSED:
+    missed = np.abs(values.total - change) > NEGLIGIBLE
+    worst = int((values.error * missed).argmax())
+    if refuse and values.complete and values.error[worst] > REFUSED and missed[worst]:
         which = question.data.corpus.ids[question.rows[worst]]
         raise MerLabError(
             f"{method} of {which} adds up to {values.total[worst]:.3f} where the output changes by "
