@@ -207,6 +207,7 @@ def test_a_sound_that_cannot_be_played_is_one_sentence(wave, rate):
 
 def test_real_cells_run_with_data_and_show_the_record_without(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(course, "ROOT", tmp_path)
+    course.setup("03_unimodal", scale="cpu")
     assert course.real_cell("meld_text", lambda: "ran", tmp_path) == "ran"
     assert course.real_cell("meld_text", lambda: "ran", None) is None
     assert "No recorded result" in capsys.readouterr().out
@@ -215,6 +216,8 @@ def test_real_cells_run_with_data_and_show_the_record_without(monkeypatch, tmp_p
     assert course.real_cell("meld_text", lambda: "ran", tmp_path / "absent")["weighted_f1"] == 0.5432
     printed = capsys.readouterr().out
     assert "not computed here" in printed and "weighted_f1 0.5432" in printed and "git_commit abc" in printed
+    course.setup("03_unimodal", scale="smoke")  # proves that code runs, and reads no corpus for it
+    assert course.real_cell("meld_text", lambda: "ran", tmp_path)["weighted_f1"] == 0.5432
 
 
 def test_real_data_is_looked_for_where_the_user_says_first(monkeypatch, tmp_path):

@@ -412,6 +412,7 @@ def test_the_command_writes_two_files_or_none(built, tmp_path, capsys, monkeypat
         assert problem in error and error.count("\n") == 1
     assert status("explain", folder, path, "--out", none) == 2  # no text
     monkeypatch.setattr("mer_lab.explain.attribution.REFUSED", -1.0)
+    monkeypatch.setattr("mer_lab.explain.attribution.NEGLIGIBLE", -1.0)
     capsys.readouterr()
     assert status("explain", folder, path, "--text", text, "--out", none) == 1
     assert "adds up to" in capsys.readouterr().err
