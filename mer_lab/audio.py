@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
 import av
@@ -25,6 +27,17 @@ _CONTAINERS = (  # FFmpeg's names; a playlist, which reads other files or the ne
     "wav,w64,aiff,au,caf,flac,ogg,mp3,aac,ac3,amr,wv,ape,mov,mp4,m4a,matroska,webm,avi,mpeg,mpegts,asf,flv"
 )
 _RATES = (4000, 400_000)  # Hz; below nothing of speech but its melody is left, above is a damaged header
+
+
+@cache
+def _decoders() -> str:
+    """FFmpeg's decoders of sound. A picture is not even probed: 1 MB of file may be 400 MB of pixels."""
+    names = set()
+    for name in av.codecs_available:
+        with suppress(ValueError):  # some only encode
+            codec = av.Codec(name, "r")
+            names |= {codec.name} if codec.type == "audio" else set()
+    return ",".join(sorted(names))
 
 
 def read_audio(path: str | Path, rate: int = 16000, max_seconds: float = MAX_SECONDS) -> np.ndarray:
@@ -186,8 +199,9 @@ def _check_riff(path: Path) -> None:
 
 
 def _open_av(path: Path) -> av.container.InputContainer:
+    options = {"format_whitelist": _CONTAINERS, "codec_whitelist": _decoders()}
     try:
-        container = av.open(str(path), options={"format_whitelist": _CONTAINERS})
+        container = av.open(str(path), options=options)
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise MerLabError(
