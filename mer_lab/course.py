@@ -37,9 +37,11 @@ from mer_lab.figures import (
     plotted_data,
     read_json,
     read_manifest,
+    verdict,
     write_json,
     write_manifest,
 )
+from mer_lab.files import locked
 from mer_lab.provenance import provenance
 
 # Text bars do as well where ipywidgets is absent, and a lesson should not open with a warning.
@@ -54,6 +56,7 @@ class Scale:
 
     name: str
     staged: tuple[int, int, int]  # dialogues for training, validation, test
+    students: tuple[int, int, int]  # of the class in lesson 11, likewise
     epochs: int
     seeds: int
     width: int  # hidden units
@@ -63,9 +66,9 @@ class Scale:
 SCALES = {
     scale.name: scale
     for scale in (
-        Scale("smoke", staged=(12, 4, 4), epochs=1, seeds=1, width=16, claims=False),
-        Scale("cpu", staged=(160, 32, 64), epochs=20, seeds=3, width=64, claims=True),
-        Scale("gpu", staged=(160, 32, 64), epochs=40, seeds=5, width=128, claims=True),
+        Scale("smoke", staged=(12, 4, 4), students=(2, 2, 2), epochs=1, seeds=1, width=16, claims=False),
+        Scale("cpu", staged=(160, 32, 64), students=(8, 4, 8), epochs=20, seeds=3, width=64, claims=True),
+        Scale("gpu", staged=(160, 32, 64), students=(8, 4, 8), epochs=40, seeds=5, width=128, claims=True),
     )
 }
 
@@ -162,18 +165,12 @@ def claim(text: str, ok: bool | np.bool_, detail: str = "") -> None:
         raise MerLabError(
             f'The claim "{text}" got {type(ok).__name__} and needs True or False: compare, as in gain > 0.1.'
         )
-    verdict = bool(ok) if checked else None
-    sign, colour = {True: ("✓", "#006B4E"), False: ("✗", "#B23A00"), None: ("–", "#666666")}[verdict]
+    holds = bool(ok) if checked else None
     note = detail if checked else "not checked at smoke scale"
-    note = f" ({note})" if note else ""
-    markup = (
-        f'<div style="border-left: 4px solid {colour}; padding: 0.2em 0.8em; margin: 0.3em 0">'
-        f'<strong style="color: {colour}">{sign}</strong> {html.escape(text)}'
-        f'<span style="color: #595959">{html.escape(note)}</span></div>'
-    )
-    display(Shown(f"{sign} {text}{note}", {"text/html": markup}, {"mer_lab": {"claim": verdict}}))
-    if verdict is False:
-        raise ClaimFailed(f"this claim of the lesson is false here: {text}{note}.")
+    shown = verdict(holds, text, note, {"claim": holds})
+    display(shown)
+    if holds is False:
+        raise ClaimFailed(f"this claim of the lesson is false here: {shown.text.partition(' ')[2]}.")
 
 
 def show(fig: Figure, name: str, alt: str) -> None:
@@ -220,7 +217,8 @@ def show(fig: Figure, name: str, alt: str) -> None:
         "data_sha256": data,
         "alt": alt,
     }
-    write_manifest(folder, [row, *(r for r in read_manifest(folder) if r["file"] != file)])
+    with locked(folder / "manifest.json"):  # lessons may run side by side
+        write_manifest(folder, [row, *(r for r in read_manifest(folder) if r["file"] != file)])
     metadata = {"image/png": {"alt": alt, "width": width}, "mer_lab": {"figure": file}}
     display(Shown(f"Figure {name}: {alt}", {"image/png": base64.b64encode(png).decode()}, metadata))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import json
 import os
 from pathlib import Path
@@ -84,3 +85,20 @@ class Shown:
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
         return {"text/plain": self.text, **self.data}, self.metadata
+
+
+def verdict(holds: bool | None, text: str, note: str = "", mark: dict[str, Any] | None = None) -> Shown:
+    """A sentence in a box, with the sign of what is true, false or (``None``) not checked.
+
+    Args:
+        note: what stands behind it in brackets.
+        mark: metadata by which the output is found again.
+    """
+    sign, colour = {True: ("✓", "#006B4E"), False: ("✗", "#B23A00"), None: ("–", "#666666")}[holds]
+    note = f" ({note})" if note else ""
+    markup = (
+        f'<div style="border-left: 4px solid {colour}; padding: 0.2em 0.8em; margin: 0.3em 0">'
+        f'<strong style="color: {colour}">{sign}</strong> {html.escape(text)}'
+        f'<span style="color: #595959">{html.escape(note)}</span></div>'
+    )
+    return Shown(f"{sign} {text}{note}", {"text/html": markup}, {"mer_lab": mark or {}})

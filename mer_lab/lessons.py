@@ -12,49 +12,28 @@ import re
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import jupyter_server_mathjax
 import nbformat
 import pandas as pd
 import torch
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyter_client.manager import AsyncKernelManager
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
 from mer_lab import __version__
 from mer_lab.course import SCALES
 from mer_lab.errors import MerLabError
+from mer_lab.execution import Ran, execute_all
 from mer_lab.figures import ROOT, read_json, read_manifest, write_json, write_manifest
-from mer_lab.files import cache_dir, digest, write_text
+from mer_lab.files import digest, write_text
 from mer_lab.pages import index_page, lesson_page, summary
 
-CELL_SECONDS = 1800  # a cell that takes longer hangs
 _ABSOLUTE_PATH = re.compile(
     r"(?<![\w.~:/<-])/(?:home|Users|root|tmp|private|var|opt|usr|mnt|media|srv|work|workspace|data|content)/\w"
     r"|\b[A-Za-z]:\\{1,2}\w"
 )
 _DATA_URI = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=]+")
-
-
-@dataclass
-class Ran:
-    """One lesson, executed: the notebook with its outputs; ``error`` tells what stopped it, "" if nothing."""
-
-    path: Path
-    notebook: NotebookNode
-    scale: str
-    seconds: float
-    error: str
-
-    @property
-    def lesson(self) -> str:
-        return self.path.stem
 
 
 def lesson_paths(folder: Path, only: str | None = None) -> list[Path]:
@@ -75,11 +54,15 @@ def build(
     scale: str = "cpu",
     only: str | None = None,
     notebooks: str | Path = ROOT / "notebooks",
+    jobs: int = 1,
 ) -> list[Ran]:
     """Execute the lessons; write notebooks, pages, figures and ``index.html`` to ``out``, nothing elsewhere.
 
     The pages need no network. A lesson that fails is reported and the others still run. With ``only``, the
     lessons built earlier keep their place in the index.
+
+    Args:
+        jobs: lessons that run at a time: each needs one core.
     """
     out = Path(out)
     paths = lesson_paths(Path(notebooks), only)
@@ -89,7 +72,7 @@ def build(
     )
     known = {row["lesson"]: row for row in read_json(out / "course.json").get("lessons", [])}
     runs = []
-    for run in _execute_all(paths, scale, out / "figures"):
+    for run in execute_all(_in_turn(paths, scale), scale, out / "figures", jobs):
         nbformat.write(run.notebook, out / run.path.name)
         write_text(out / f"{run.lesson}.html", lesson_page(run.notebook, run.lesson, order))
         known[run.lesson] = summary(run.notebook, run.lesson) | {
@@ -124,11 +107,11 @@ def refresh(scale: str = "cpu", only: str | None = None, root: Path = ROOT) -> l
     figures.mkdir(parents=True, exist_ok=True)
     runs = []
     with tempfile.TemporaryDirectory() as folder:
-        for run in _execute_all(paths, scale, Path(folder) / "cpu", MER_LAB_RESULTS=str(root / "results")):
+        for run in execute_all(paths, scale, Path(folder) / "cpu", MER_LAB_RESULTS=str(root / "results")):
             runs.append(run)
             if run.error:
                 continue
-            [smoke] = _execute_all([run.path], "smoke", Path(folder) / "smoke")
+            [smoke] = execute_all([run.path], "smoke", Path(folder) / "smoke")
             if smoke.error:
                 runs.append(smoke)
                 continue
@@ -162,108 +145,16 @@ def check(root: Path = ROOT) -> list[str]:
 
 
 def source_sha256(notebook: NotebookNode) -> str:
-    """Hash of what an author writes: the cells' types, sources and tags, and not what running them adds."""
+    """Hash of what an author writes: the cells' types, sources and tags, and not what running them adds.
+
+    Cells tagged ``hosted`` (:mod:`mer_lab.badges`) say where the course lives and are left out.
+    """
     parts = []
     for cell in notebook.cells:
+        if "hosted" in cell.metadata.get("tags", []):
+            continue
         parts += [cell.cell_type, cell.source, ",".join(cell.metadata.get("tags", []))]
     return digest(*parts, length=64)
-
-
-def _execute_all(paths: list[Path], scale: str, figures: Path, **environment: str) -> Iterator[Ran]:
-    """Run lessons one after the other, each in an empty folder, printing what each took."""
-    total = 0.0
-    for path in paths:
-        print(f"{path.stem:<28} {scale:<6}", end="", flush=True)
-        run = _execute(path, scale, figures, environment)
-        total += run.seconds
-        print(f"{run.seconds:7.1f} s  {'FAILED' if run.error else 'ok'}", flush=True)
-        if run.error:
-            print(f"  {run.lesson}: {run.error}", file=sys.stderr, flush=True)
-        yield run
-    if len(paths) > 1:
-        print(f"{'total':<28} {scale:<6}{total:7.1f} s", flush=True)
-
-
-def _execute(path: Path, scale: str, figures: Path, environment: dict[str, str]) -> Ran:
-    notebook = nbformat.read(path, as_version=4)
-    # The kernel of this very Python, whatever kernels the user has registered under the name python3.
-    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
-    error = ""
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        env = {k: v for k, v in os.environ.items() if k != "MER_LAB_RESULTS"} | environment | {
-            "MER_LAB_SCALE": scale,
-            "MER_LAB_FIGURES": str(figures.resolve()),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-            "PYTHONWARNINGS": "ignore:IProgress not found",
-            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-            "TQDM_DISABLE": "1",  # a bar that has reached its end tells a reader nothing
-            # small networks gain nothing from a second thread, and lose much where the cores are shared
-            **{name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")},
-        }
-        client = NotebookClient(
-            notebook,
-            km=manager,
-            timeout=CELL_SECONDS,
-            record_timing=False,
-            extra_arguments=["--log-level=ERROR"],  # some versions warn of their own default transport
-            resources={"metadata": {"path": folder}},
-        )
-        try:
-            client.execute(env=env)
-        except CellExecutionError as failure:
-            said = failure.evalue.strip() or failure.ename
-            named = said if failure.ename in ("MerLabError", "ClaimFailed") else f"{failure.ename}: {said}"
-            error = f"cell {_failed_cell(notebook)} failed: {named.splitlines()[0]}"
-        except CellTimeoutError:
-            error = f"a cell took longer than {CELL_SECONDS} seconds and was stopped"
-        except DeadKernelError:
-            error = "the Python of the lesson died, most often for want of memory"
-        seconds = time.perf_counter() - start
-        _tidy(
-            notebook, [(folder, "."), (str(ROOT), "."), (str(cache_dir()), "CACHE"), (str(Path.home()), "~")]
-        )
-    return Ran(path, notebook, scale, seconds, error)
-
-
-def _failed_cell(notebook: NotebookNode) -> int | str:
-    for number, cell in enumerate(notebook.cells, 1):
-        if any(output.output_type == "error" for output in cell.get("outputs", [])):
-            return f"{number} ({cell.source.strip().splitlines()[0][:60]})"
-    return "?"
-
-
-def _tidy(notebook: NotebookNode, folders: list[tuple[str, str]]) -> None:
-    """Take out what belongs to this machine and run: paths, widgets, progress bars, versions of tools."""
-    notebook.metadata = NotebookNode(
-        kernelspec={"name": "python3", "display_name": "Python 3", "language": "python"},
-        language_info={"name": "python"},
-        **({"title": notebook.metadata.title} if "title" in notebook.metadata else {}),
-    )
-    for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
-        if cell.cell_type != "code":
-            continue
-        kept = []
-        for output in cell.outputs:
-            if output.output_type == "stream":
-                if output.name == "stderr" and re.search(r"\d+%\||\d+(it|s)/(it|s)", output.text):
-                    continue
-                output.text = _without(output.text, folders)
-            elif "data" in output:
-                output.data.pop("application/vnd.jupyter.widget-view+json", None)
-                for kind in ("text/plain", "text/html", "text/markdown"):
-                    if kind in output.data:
-                        output.data[kind] = _without(output.data[kind], folders)
-            kept.append(output)
-        cell.outputs = kept
-
-
-def _without(text: str, folders: list[tuple[str, str]]) -> str:
-    for folder, short in folders:
-        if len(folder) > 1:
-            text = text.replace(folder, short)
-    return text
 
 
 def _check_order(notebook: NotebookNode) -> Iterator[str]:
@@ -316,6 +207,12 @@ def _replace_figures(lesson: str, made: Path, figures: Path) -> None:
     write_manifest(figures, [*(row for row in old if row["lesson"] != lesson), *new])
 
 
+def _in_turn(paths: list[Path], scale: str) -> list[Path]:
+    """The first lesson, which is looked at first, then those that take longest: none is waited for."""
+    took = read_json(ROOT / "results" / "lesson_seconds.json").get(scale, {})
+    return paths[:1] + sorted(paths[1:], key=lambda path: -took.get(path.stem, {}).get("seconds", 60.0))
+
+
 def _machine() -> str:
     return f"{os.cpu_count()} CPU cores, {platform.system()}"
 
@@ -330,6 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--only", help="first characters of the lessons' names, such as 02")
         if name == "build":
             command.add_argument("--out", type=Path, default=Path("build/course"))
+            command.add_argument("--jobs", type=int, default=1, help="lessons at a time, a core each")
     commands.add_parser("check", help="are the committed outputs honest?")
     options = vars(parser.parse_args(arguments))
     command = options.pop("command")
