@@ -38,7 +38,7 @@ def fit_temperature(probabilities: np.ndarray, target: np.ndarray) -> float:
             f"a temperature is fitted to the probabilities (V, K) of one seed, not to an array of shape "
             f"{np.shape(probabilities)}; fit each seed on its own."
         )
-    p, target = _checked(probabilities, target)
+    p, target = checked(probabilities, target)
 
     def loss(log_temperature: float) -> float:
         return _mean_surprise(temper(p, np.exp(log_temperature)), target)
@@ -73,13 +73,13 @@ def negative_log_likelihood(probabilities: np.ndarray, target: np.ndarray) -> fl
     Raises:
         MerLabError: shapes that do not fit, rows that are no probabilities, or no utterance with a label.
     """
-    p, target = _checked(probabilities, target)
+    p, target = checked(probabilities, target)
     return _mean_surprise(p, target)
 
 
 def brier(probabilities: np.ndarray, target: np.ndarray) -> float:
     """Squared distance of p from the truth, summed over classes: 0 to 2 (Brier 1950); mean over seeds."""
-    p, target = _checked(probabilities, target)
+    p, target = checked(probabilities, target)
     return float(((p - np.eye(p.shape[-1])[target]) ** 2).sum(-1).mean())
 
 
@@ -151,8 +151,12 @@ def area_under_selective(probabilities: np.ndarray, target: np.ndarray) -> float
     return float(selective(probabilities, target)["accuracy"].mean())
 
 
-def _checked(probabilities: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities ``(S, N, K)`` and targets ``(N,)`` of the N labelled utterances."""
+def checked(probabilities: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities ``(S, N, K)`` and targets ``(N,)`` of the N labelled utterances.
+
+    Raises:
+        MerLabError: shapes that do not fit, rows that are no probabilities, or no utterance with a label.
+    """
     p = np.asarray(probabilities, float)
     if p.ndim not in (2, 3) or not p.size:
         raise MerLabError(f"probabilities have the shape {p.shape}; expected (U, K), or (S, U, K) for seeds.")
@@ -166,7 +170,7 @@ def _checked(probabilities: np.ndarray, target: np.ndarray) -> tuple[np.ndarray,
 
 def _answers(probabilities: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Confidence and rightness (0.0 or 1.0) of each answer, ``(S, N)`` both."""
-    p, target = _checked(probabilities, target)
+    p, target = checked(probabilities, target)
     return p.max(-1), (p.argmax(-1) == target).astype(float)
 
 

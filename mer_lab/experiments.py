@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from mer_lab.batches import Dataset
-from mer_lab.calibration import fit_temperature
+from mer_lab.calibration import fit_temperature, temper
 from mer_lab.checkpoints import load_weights
+from mer_lab.conformal import COVERAGE, fit_threshold
 from mer_lab.corpora import Corpus, load_corpus
 from mer_lab.corpora.splits import leave_one_group_out
 from mer_lab.corpora.staged import StagedConfig, staged
@@ -84,6 +85,10 @@ def prepare(
         raise MerLabError(f"there is no model {name!r}; choose one of {', '.join(known)}.")
     if name in SYSTEMS and not (recipe.audio and recipe.text):
         raise MerLabError(f"{name} reads two channels: give recipe {recipe.name} audio and text features.")
+    if recipe.start:
+        from mer_lab.finetuning import going_on
+
+        return going_on(recipe, corpus)
     train = corpus.select(split="train")
     audio = read_audio_features(recipe.audio, corpus) if recipe.audio else None
     text, words = (None, None)
@@ -239,6 +244,8 @@ def run_seed(
             measures = costs(model, test, done.history, memory)
     if place and classes:
         measures["temperature"] = round(fit_temperature(answers[0], validation.targets), 4)
+        trust = {"temperature": measures["temperature"], "coverage": COVERAGE}
+        trust["threshold"] = fit_threshold(temper(answers[0], trust["temperature"]), validation.targets)
         both = isinstance(model, System) and test.audio is not None and test.text is not None
         if both and test.dialogue.max() > 0:  # a channel is taken away by giving that of another dialogue
             decided = {k: v.tolist() for k, v in coalitions(model, test).items()}
@@ -253,7 +260,7 @@ def run_seed(
     }  # fmt: skip
     if place and this_process().is_main_process:
         if isinstance(model, System):
-            model.about["validation"] = keep
+            model.about |= {"validation": keep} | ({"confidence": trust} if classes else {})
             model.save_pretrained(place / "model")
         write_text(place / "run.json", json.dumps(row, separators=(",", ":")))
     return row

@@ -40,6 +40,8 @@ class Recipe:
             ``{"name": "pretrained", "encoder": name or path, "train_layers": 2, ...}``, which reads the
             waveform or tokens and learns; empty for none. A system reads two channels:
             ``{"audio": {...}, "text": {...}}``.
+        start: a saved system to go on with, folder or name on the hub (:mod:`mer_lab.finetuning`): its
+            features, vocabulary, encoders and weights are taken as they are; empty to begin anew.
         train: how it is trained; its ``monitor`` is also the score that a summary leads with.
     """
 
@@ -52,6 +54,7 @@ class Recipe:
     audio: dict = field(default_factory=dict)
     text: dict = field(default_factory=dict)
     encoder: dict = field(default_factory=dict)
+    start: str = ""
     train: TrainConfig = field(default_factory=TrainConfig)
     seeds: tuple[int, ...] = (0, 1, 2)
 
@@ -62,6 +65,8 @@ class Recipe:
         del spec["name"], spec["seeds"]
         if revision := REVISIONS.get(self.model.get("name", "")):
             spec["revision"] = revision
+        if not self.start:
+            del spec["start"]
         if not self.fold:
             del spec["fold"]  # as before there were folds: recorded results keep their hash
         if self.train.target == "label":

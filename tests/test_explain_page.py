@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,17 +13,16 @@ from test_pretrained import save_bert
 
 from mer_lab import plots
 from mer_lab.cli import main
+from mer_lab.conversation import audio_extractor, conversation
 from mer_lab.errors import MerLabError
 from mer_lab.experiments import Recipe, prepare
 from mer_lab.explain import Question, attribute
 from mer_lab.explain.page import explanation_page, gallery, number, percent
 from mer_lab.explain.single import (
     Explained,
-    audio_extractor,
     confident_mistakes,
     explain_recording,
     explained,
-    one_utterance,
     span_table,
     word_table,
 )
@@ -71,6 +71,10 @@ def built(sine_folder, tmp_path_factory):
 def recording(data, row):
     table = data.corpus.table.iloc[row]
     return data.corpus.audio_path(data.corpus.ids[row]), table["text"], table["speaker"]
+
+
+def one_utterance(model, audio, text, context=(), speaker=""):
+    return conversation(model, [*context, (audio, text, speaker)], Path(audio).stem)
 
 
 @pytest.mark.parametrize("text", ["words", "pretrained", "pooled", "by word", "tokens"])

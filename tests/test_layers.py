@@ -6,7 +6,8 @@ from mer_lab.figures import ROOT
 
 ROWS = (
     "errors files parallel provenance palette",
-    "audio ragged checkpoints losses metrics statistics calibration",  # training watches metrics
+    "audio clips ragged checkpoints losses",
+    "metrics statistics calibration conformal",  # training watches metrics
     "corpora",
     "features",
     "batches",
@@ -18,16 +19,21 @@ ROWS = (
     "hierarchy",
     "inputs",
     "records degrade",
+    "conversation",
+    "answering transcription finetuning recorder",
     "runs",
     "experiments",
     "recipes robustness optimism explain",
     "plots figures doctor",
-    "course",
+    "course demo",
     "comparison",
     "grid",
     "engine",
     "publish",
-    "pages lessons cli",
+    "pages execution lessons site badges cli",
+    "card_page",
+    "cards",
+    "exercises",
 )
 ROW = {name: k for k, row in enumerate(ROWS) for name in row.split()}
 

@@ -12,6 +12,7 @@ import typer
 
 from mer_lab.cli.common import Quiet, say
 from mer_lab.cli.explain import explain
+from mer_lab.cli.predict import demo, finetune, predict
 from mer_lab.cli.prepare import prepare
 from mer_lab.errors import MerLabError
 
@@ -41,7 +42,8 @@ def doctor(quiet: Quiet = False) -> None:
 
 
 app.add_typer(prepare, name="prepare")
-app.command()(explain)
+for command in (explain, predict, finetune, demo):
+    app.command()(command)
 
 
 @app.command("add-features")
@@ -253,6 +255,9 @@ def recipes(name: Annotated[str | None, typer.Argument(help="Print this recipe a
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: a user's mistake is one sentence on standard error and exit status 1."""
+    for stream in (sys.stdout, sys.stderr):  # a Windows console may not know every sign
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     sys.exit(_status(lambda: app(arguments, standalone_mode=True)))
 
 

@@ -51,6 +51,7 @@ def explain(
 
     Example: mer-lab explain runs/early-d8c6b78340/seed-0/model call.wav --text "I saw a dreary essay."
     """
+    from mer_lab.conversation import read_conversation
     from mer_lab.explain.page import explanation_page, number, percent
     from mer_lab.explain.single import explain_recording
     from mer_lab.files import atomic_path, write_text
@@ -59,7 +60,7 @@ def explain(
 
     if out.exists() and not out.is_dir():
         raise MerLabError(f"{out}: is a file; give a folder to write into.")
-    turns = _turns(context) if context is not None else []
+    turns = read_conversation(context) if context is not None else []
     times = _times(words) if words is not None else None
     model = System.from_pretrained(checkpoint)
     found = explain_recording(
@@ -86,30 +87,11 @@ def explain(
     say("\n".join(lines), quiet)
 
 
-def _turns(path: Path) -> list[tuple[Path, str, str]]:
-    """Rows of the context: paths are relative to its folder."""
-    table = _read(path, "audio", "text")
-    who = table["speaker"] if "speaker" in table else [""] * len(table)
-    return [(path.parent / a, t, s) for a, t, s in zip(table["audio"], table["text"], who, strict=True)]
-
-
 def _times(path: Path) -> pd.DataFrame:
-    table = _read(path, "start", "end")
+    from mer_lab.conversation import read_columns
+
+    table = read_columns(path, "start", "end")
     try:
         return table[["start", "end"]].astype(float)
     except ValueError:
         raise MerLabError(f"{path}: start and end of every word are numbers of seconds.") from None
-
-
-def _read(path: Path, *columns: str) -> pd.DataFrame:
-    import pandas as pd
-
-    if not path.is_file():
-        raise MerLabError(f"{path}: there is no such file.")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
-        raise MerLabError(f"{path}: cannot be read as CSV in UTF-8 ({error}).") from None
-    if missing := [c for c in columns if c not in table]:
-        raise MerLabError(f"{path}: lacks the column {missing[0]}; it needs {' and '.join(columns)}.")
-    return table

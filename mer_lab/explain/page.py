@@ -19,7 +19,7 @@ from mer_lab.explain.attribution import Attribution
 from mer_lab.explain.single import Explained, span_table, unknown_words, word_table
 from mer_lab.explain.units import words_of
 
-_TEMPLATES = Path(__file__).parents[1] / "templates"
+TEMPLATES = Path(__file__).parents[1] / "templates"
 _AUDIO = {
     "mean": "the mean frame of the training set", "noise": "white noise as loud as the voice",
     "silence": "silence",
@@ -84,7 +84,7 @@ def percent(share: float) -> str:
 
 def _render(items: list[Explained], page: bool) -> str:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
     return environment.get_template("explain.html").render(items=[_block(x) for x in items], page=page)
 

@@ -29,6 +29,8 @@ tensors and refuses everything else."""
 _INPUTS = ("*processor_config.json", "tokenizer*", "vocab*", "merges.txt", "*tokens*.json", "*.model")
 """What prepares sound or text for an encoder."""
 _FILES = (*_WEIGHTS, "config.json", *_INPUTS)
+_FETCHED = (*_FILES, "generation_config.json")
+"""What is downloaded: a recogniser also needs to be told how to write, which changes no encoder's frames."""
 _BAD = (
     OSError,
     ValueError,
@@ -93,8 +95,8 @@ def _from_hub(name: str) -> Path:
     except absent:
         pass
     try:
-        found = fetch(_FILES)
-        return found if _has(found, _WEIGHTS) else fetch((*_FILES, *_PICKLED))
+        found = fetch(_FETCHED)
+        return found if _has(found, _WEIGHTS) else fetch((*_FETCHED, *_PICKLED))
     except absent as error:
         reason = (str(error).strip().splitlines() or ["no answer"])[0].rstrip(".")
     if there is not None:

@@ -5,6 +5,7 @@ It is a teaching instrument with rule-made prosody, not evidence about human emo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from mer_lab.corpora.native import read_folder, write_tables
 from mer_lab.corpora.staged.ceilings import INFORMATION, ceilings
 from mer_lab.corpora.staged.process import CUES, TURNS, Plan, evaluate, plan_dialogue, plans_table
 from mer_lab.corpora.staged.script import FRAMES, LABELS, LEXICON, SCENES, pseudo_word, sentence
-from mer_lab.corpora.staged.speech import MANNERS, Line, speak
+from mer_lab.corpora.staged.speech import MANNERS, Line, Manner, speak
 from mer_lab.errors import MerLabError
 from mer_lab.files import atomic_folder, cache_dir, digest, locked
 
@@ -166,9 +167,11 @@ def make_voice(rng: np.random.Generator, variant: str) -> dict:
 
 
 def make_line(
-    rng: np.random.Generator, path: Path, voice: dict, means: str, count: int, accent: int | None
-) -> Line:
-    manner = MANNERS[means]
+    rng: np.random.Generator, path: Path, voice: dict, means: str, count: int, accent: int | None,
+    manners: Mapping[str, Manner] = MANNERS,
+) -> Line:  # fmt: skip
+    """How a voice says ``count`` pseudo-words when it means an emotion."""
+    manner = manners[means]
     return Line(
         path=str(path),
         words=[pseudo_word(rng) for _ in range(count)],
