@@ -13,6 +13,7 @@ import torch
 
 from mer_lab.audio import read_audio
 from mer_lab.batches import Dataset
+from mer_lab.clips import MIN_SECONDS, SILENCE
 from mer_lab.corpora import Corpus
 from mer_lab.errors import MerLabError
 from mer_lab.features import Vocabulary
@@ -24,10 +25,8 @@ from mer_lab.models.layers import FrameEncoder, TextEncoder, WordEncoder
 from mer_lab.ragged import Ragged
 from mer_lab.records import Recipe
 
-SILENT = 1e-4
-"""Largest sample of a recording that is called silent: 80 dB below full scale."""
-SHORTEST, LONGEST = 0.1, 120.0
-"""Seconds between which a recording can be an utterance."""
+LONGEST = 120.0
+"""Seconds up to which a recording is taken for an utterance."""
 
 
 class Turn(NamedTuple):
@@ -166,10 +165,10 @@ def audio_extractor(model: System) -> Extractor:
 
 
 def _check_sound(path: str | Path, wave: np.ndarray) -> None:
-    if np.abs(wave).max() < SILENT:
+    if np.abs(wave).max() < SILENCE:
         raise MerLabError(f"{path}: is silent; there is no voice in it.")
-    if len(wave) < SHORTEST * 16000:
-        raise MerLabError(f"{path}: is shorter than {SHORTEST} s; give more of it.")
+    if len(wave) < MIN_SECONDS * 16000:
+        raise MerLabError(f"{path}: is shorter than {MIN_SECONDS} s; give more of it.")
 
 
 def _features(corpus: Corpus, extractor: Extractor, keep: bool) -> Ragged:

@@ -164,7 +164,8 @@ def serve(model: str | Path, port: int = 0, browser: bool = True, recogniser: st
         page.write_text(json.dumps(_notebook()), encoding="utf-8")
         command = [
             sys.executable, "-m", "voila", str(page), "--template=mer_lab", "--Voila.ip=127.0.0.1",
-            f"--port={port or 8866}", f"--Voila.port_retries={50}", "--show_tracebacks=False",
+            f"--port={port or 8866}", "--Voila.port_retries=50", "--Voila.auto_token=True",
+            "--show_tracebacks=False",
             *([] if browser else ["--no-browser"]),
         ]  # fmt: skip
         try:

@@ -124,11 +124,15 @@ def _voice() -> Row:
     try:
         import espeakng_loader
 
+        from mer_lab.corpora.staged.speech import LONGEST_PATH
+
         library = ctypes.CDLL(espeakng_loader.get_library_path())
         library.espeak_Info.restype = ctypes.c_char_p
         version = library.espeak_Info(None).decode()
         if not Path(espeakng_loader.get_data_path()).is_dir():
             raise OSError("its voices are not there")
+        if len(os.fsencode(espeakng_loader.get_data_path())) > LONGEST_PATH:
+            raise OSError(f"its path is longer than {LONGEST_PATH} bytes: move the environment")
     except (ImportError, OSError, AttributeError) as error:
         todo = "pip install espeakng-loader; without it the Staged corpus cannot be spoken"
         return Row("espeak-ng", "missing", f"cannot be loaded ({error})", todo)

@@ -18,6 +18,7 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+from traitlets import default
 
 from mer_lab.figures import ROOT
 from mer_lab.files import cache_dir
@@ -60,12 +61,20 @@ def execute_all(
         print(f"{'total':<28} {scale:<6}{time.perf_counter() - start:7.1f} s", flush=True)
 
 
+class ThisPython(AsyncKernelManager):
+    """Starts the kernel of this very Python, whatever kernels the user has registered under its name."""
+
+    @default("kernel_spec_manager")
+    def _no_others(self) -> KernelSpecManager:
+        return KernelSpecManager(kernel_dirs=[])
+
+
 def client_of(notebook: NotebookNode, folder: str, **options) -> NotebookClient:
-    """What runs a notebook in a folder, on the kernel of this very Python, whatever others are registered."""
-    manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+    """What runs a notebook in a folder, and ends its kernel whatever comes of it."""
     return NotebookClient(
         notebook,
-        km=manager,
+        kernel_name="python3",
+        kernel_manager_class=ThisPython,
         record_timing=False,
         extra_arguments=["--log-level=ERROR"],  # some versions warn of their own default transport
         resources={"metadata": {"path": folder}},

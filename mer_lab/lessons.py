@@ -88,7 +88,7 @@ def build(
         write_text(out / "index.html", index_page(rows))
         runs.append(run)
     print(f"Open {out / 'index.html'}")
-    return runs
+    return sorted(runs, key=lambda run: run.path)
 
 
 def refresh(scale: str = "cpu", only: str | None = None, root: Path = ROOT) -> list[Ran]:

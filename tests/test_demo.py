@@ -1,9 +1,16 @@
 """The demo answers clips that were handed in, and what is no clip with a sentence."""
 
+import contextlib
 import io
 import re
+import socket
+import subprocess
+import sys
+import threading
 
+import browser
 import numpy as np
+import psutil
 import pytest
 import soundfile
 import torch
@@ -101,3 +108,49 @@ def test_a_recogniser_fills_in_what_was_not_typed(model, monkeypatch):
 def test_a_demo_without_a_system_does_not_start(tmp_path):
     with pytest.raises(MerLabError, match="neither a saved system"):
         serve(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def page_address(model):
+    """The demo as a page, started by its command."""
+    pytest.importorskip("voila", reason="the extra [course] is not installed")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mer_lab", "demo", str(model), "--no-browser", "--port", str(port)]
+    process = psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        said = []
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+/\S*", "".join(said[-1:]))):
+            line = process.stdout.readline()
+            assert line, "".join(said)
+            said.append(line)
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+        yield found[0]
+    finally:
+        for child in [*process.children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+
+
+def test_the_page_answers_at_phone_width_and_asks_nobody_for_anything(page_address, tmp_path):
+    (tmp_path / "virus.wav").write_bytes(b"MZ\x90\x00" + bytes(5000))
+    (tmp_path / "clip.wav").write_bytes(wav())
+    with browser.launch() as chromium:
+        page = chromium.new_page(viewport={"width": 390, "height": 844})
+        page.set_default_timeout(120_000)
+        watch = browser.Watch(page)
+        page.goto(page_address)
+        decide = page.get_by_role("button", name="What do you hear?")
+        page.locator("input[type=file]").set_input_files(tmp_path / "virus.wav")
+        page.get_by_text("virus.wav: the audio cannot be decoded").wait_for()
+        page.get_by_placeholder("What is said").fill("we go up")
+        decide.click()
+        page.get_by_role("alert").get_by_text("Turn 1: virus.wav").wait_for()
+        page.locator("input[type=file]").set_input_files(tmp_path / "clip.wav")
+        page.get_by_text("0.5 s of sound").wait_for()
+        decide.click()
+        frame = page.frame_locator("iframe")
+        frame.get_by_text("1 turn, and what a network makes of it").wait_for()
+        frame.get_by_text("go", exact=True).first.wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert watch.problems == []

@@ -3,6 +3,7 @@
 import shutil
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell
 
@@ -73,7 +74,9 @@ def test_a_cell_that_never_ends_is_stopped(tmp_path):
     stub = read(STUB)
     stub.cells = [new_code_cell("while True: pass")]
     hand_in(tmp_path, "ann", stub)
+    before = set(psutil.Process().children(recursive=True))
     assert grade_folder(tmp_path, seconds=2)["message"].str.contains("longer than 2 seconds").all()
+    assert set(psutil.Process().children(recursive=True)) <= before, "and its kernel does not go on"
 
 
 def test_a_folder_without_exercises_is_one_sentence(tmp_path):

@@ -5,6 +5,7 @@ import re
 import shutil
 
 import nbformat
+import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -68,7 +69,8 @@ def root(tmp_path_factory):
 def built(root, tmp_path_factory):
     out = tmp_path_factory.mktemp("out")
     before = sorted(root.rglob("*"))
-    runs = lessons.build(out, "cpu", notebooks=root / "notebooks")
+    runs = lessons.build(out, "cpu", notebooks=root / "notebooks", jobs=2)
+    assert not [p for p in psutil.Process().children(recursive=True) if "ipykernel" in " ".join(p.cmdline())]
     assert sorted(root.rglob("*")) == before, "a build leaves the tree as it was"
     return out, runs
 

@@ -52,8 +52,10 @@ def find_recipe(name: str) -> Recipe:
     path = Path(name)
     if path.suffix == ".toml":
         try:
-            return Recipe.from_toml(path.read_text(encoding="utf-8"), str(path))
-        except (OSError, UnicodeDecodeError):
+            return Recipe.from_toml(path.read_text(encoding="utf-8-sig"), str(path))
+        except UnicodeDecodeError:  # as Windows PowerShell 5 writes what is sent to a file with >
+            raise MerLabError(f"{path}: is not text in UTF-8; save it again as UTF-8.") from None
+        except OSError:
             raise MerLabError(f"{path}: there is no readable recipe file of that name.") from None
     raise MerLabError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}, or a .toml file.")
 

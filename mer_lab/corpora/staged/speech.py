@@ -27,6 +27,8 @@ CHUNK = 320
 """Lines a process speaks; part of the corpus's definition, since the synthesiser's state lasts that long."""
 _ESPEAK_RATE = 22050
 _UNWRITTEN = 3  # exit status of a process whose file could not be written
+LONGEST_PATH = 159
+"""Bytes of the folder of espeak-ng's voices beyond which the library stops the whole process."""
 _TRIES = 5
 """The synthesiser drops the end of a few lines (below 1 in 2500): they are spoken again, words shifted."""
 
@@ -136,10 +138,14 @@ class Synthesiser:
                 ("audio_position", c.c_int), ("sample", c.c_int), ("user", c.c_void_p), ("id", c.c_char_p),
             ]  # fmt: skip
 
+        voices = os.fsencode(espeakng_loader.get_data_path())
+        if len(voices) > LONGEST_PATH:
+            raise RuntimeError(
+                f"its path has {len(voices)} bytes and may have {LONGEST_PATH}: make the environment in "
+                "a folder with a shorter name"
+            )
         self._c, self._lib = c, c.CDLL(str(espeakng_loader.get_library_path()))
-        rate = self._lib.espeak_Initialize(
-            2, 0, str(espeakng_loader.get_data_path()).encode(), 0
-        )  # synchronous
+        rate = self._lib.espeak_Initialize(2, 0, voices, 0)  # synchronous
         if rate != _ESPEAK_RATE:
             raise RuntimeError(f"espeak_Initialize returned {rate}, expected {_ESPEAK_RATE}")
         self._sound: list[np.ndarray] = []
