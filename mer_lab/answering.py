@@ -74,12 +74,12 @@ def load_systems(place: str | Path) -> list[System]:
     """
     folder = Path(place)
     if folder.is_dir() and not (folder / "config.json").is_file():
-        found = sorted(folder.glob("seed-*/model"), key=lambda p: (len(p.parent.name), p.parent.name))
+        found = sorted(folder.glob("seed-*/run.json"), key=lambda p: (len(p.parent.name), p.parent.name))
         if not found:
             raise MerLabError(
-                f"{folder}: holds neither a saved system (config.json) nor the seeds of a run (seed-0/model)."
+                f"{folder}: holds neither a saved system (config.json) nor a seed of a run that has ended."
             )
-        return [System.from_pretrained(path) for path in found]
+        return [System.from_pretrained(path.with_name("model")) for path in found]
     return [System.from_pretrained(place)]
 
 
@@ -109,4 +109,6 @@ def answer(systems: Sequence[System], turns: Sequence[tuple], name: str = "conve
             coverage = trust["coverage"]
     p = np.stack(seeds)
     sets = prediction_sets(p, np.array(thresholds)) if len(thresholds) == len(systems) else None
+    if sets is not None:
+        sets[np.arange(len(sets)), p.mean(0).argmax(1)] = True  # what the mean decides no seed may rule out
     return Answers(next(iter(read.values())), systems, p, sets, coverage)

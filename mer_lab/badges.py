@@ -24,12 +24,14 @@ _MARK = re.compile(r"<!-- badges -->.*?<!-- end badges -->", re.DOTALL)
 _ADDRESS = re.compile(r"https://github\.com/([\w-]{1,39}/[\w.-]{1,100})")
 _FETCH = '''\
 # Colab has nothing but this notebook: there, this cell fetches the rest. Anywhere else it does nothing.
+import os
 import subprocess
 import sys
 
 address = "{address}"
 if "google.colab" in sys.modules and address:
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, "mer_lab"], check=True)
+    if not os.path.isdir("mer_lab"):  # Colab may ask for a restart after it
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", address, "mer_lab"], check=True)
     options = ["--quiet", "--editable", "mer_lab[course]", "--constraint", "mer_lab/constraints.txt"]
     subprocess.run([sys.executable, "-m", "pip", "install", *options], check=True)
     sys.path.insert(0, "mer_lab")'''

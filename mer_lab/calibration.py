@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
 
 from mer_lab.errors import MerLabError
 from mer_lab.metrics import labelled
@@ -38,6 +37,8 @@ def fit_temperature(probabilities: np.ndarray, target: np.ndarray) -> float:
             f"a temperature is fitted to the probabilities (V, K) of one seed, not to an array of shape "
             f"{np.shape(probabilities)}; fit each seed on its own."
         )
+    from scipy.optimize import minimize_scalar  # slow to import, and most who read this module do not fit
+
     p, target = checked(probabilities, target)
 
     def loss(log_temperature: float) -> float:

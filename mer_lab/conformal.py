@@ -1,10 +1,12 @@
 """Prediction sets: instead of one label, as many as are needed to hold the right one in nine cases of ten.
 
-Split conformal prediction (Vovk, Gammerman & Shafer 2005; Lei et al. 2018) with the score ``1 - p(label)`` of
-Sadinle, Lei & Wasserman 2019. It needs nothing of the system but its probabilities, and promises its coverage
-for utterances that are exchangeable with those of validation: the same kind of speakers, rooms, microphones,
-topics and labelling. For others it promises nothing, as lesson 11 shows. Utterances of one dialogue are
-alike, so with few dialogues the coverage found scatters more than their number says.
+Split conformal prediction (Vovk, Gammerman & Shafer 2005; Lei et al. 2018) with the score ``1 - p(label)``
+of Sadinle, Lei & Wasserman 2019. It needs nothing of the system but its probabilities, and promises its
+coverage for utterances that are exchangeable with those of validation: the same kind of speakers, rooms,
+microphones, topics and labelling. For others it promises nothing, as lesson 11 shows, and it promises an
+average: of one label or speaker it may hold less. Where validation has chosen epoch and temperature too, it
+holds nearly and not exactly; and utterances of one dialogue are alike, so with few dialogues the coverage
+found scatters more than their number says.
 """
 
 from __future__ import annotations

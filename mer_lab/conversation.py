@@ -63,7 +63,10 @@ def read_columns(path: Path, *columns: str) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except (ValueError, UnicodeDecodeError) as error:  # pandas' parser errors are ValueErrors
-        raise MerLabError(f"{path}: cannot be read as CSV in UTF-8 ({error}).") from None
+        reason = str(error).strip().splitlines()[0]
+        raise MerLabError(f"{path}: cannot be read as CSV in UTF-8 ({reason}).") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas took the first of too many fields for a name
+        raise MerLabError(f"{path}: a row has more fields than the header; put texts with commas in quotes.")
     if missing := [c for c in columns if c not in table]:
         raise MerLabError(f"{path}: lacks the column {missing[0]}; it needs {' and '.join(columns)}.")
     return table

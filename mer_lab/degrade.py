@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from scipy.signal import butter, sosfiltfilt
 
 from mer_lab.audio import read_audio
 from mer_lab.batches import Dataset
@@ -103,6 +102,7 @@ def telephone(wave: np.ndarray, rate: int, level: float, rng: np.random.Generato
     """``wave (N,)`` as an old telephone line hands it on, 300 to 3400 Hz; untouched at level 0."""
     if not level:
         return wave
+    from scipy.signal import butter, sosfiltfilt  # slow to import
     band = butter(4, (300, min(3400, 0.45 * rate)), "bandpass", fs=rate, output="sos")
     return sosfiltfilt(band, wave, padlen=min(rate // 100, len(wave) - 1)).astype(np.float32)
 

@@ -27,8 +27,8 @@ from mer_lab.transcription import transcribe
 
 MOST = 12
 """Turns of a conversation that the demo takes."""
-WORDS = 300
-"""Characters of a turn's text."""
+CHARACTERS = 300
+"""Most of a turn's text."""
 
 
 class Demo(widgets.VBox):
@@ -76,6 +76,7 @@ class Demo(widgets.VBox):
     def decide(self) -> None:
         """Decide on every turn and show it, or say in one sentence what is missing."""
         self._tell("")
+        self._shown.value = ""  # what was shown was of other clips
         self._decide.disabled = True
         self._told.value = "<p>Listening …</p>"
         try:
@@ -85,6 +86,9 @@ class Demo(widgets.VBox):
                 page = conversation_page(self.answers)
         except MerLabError as error:
             self._tell(str(error))
+        except Exception as error:
+            self._tell(f"This did not work ({type(error).__name__}); try again, or with a shorter clip.")
+            raise
         else:
             self._tell("")
             self._shown.value = _framed(page)
@@ -98,12 +102,15 @@ class Demo(widgets.VBox):
             row.clip.save(path)
             text = row.text.value.strip()
             if not text and self.recogniser:
-                row.text.value = text = transcribe(path, self.recogniser)[:WORDS]
+                row.text.value = text = transcribe(path, self.recogniser)[:CHARACTERS]
         except MerLabError as error:
             raise MerLabError(f"Turn {number}: {error}") from None
         if not text:
             raise MerLabError(f"Turn {number}: type what is said in it.")
-        return Turn(path, text[:WORDS], row.speaker.value)
+        if len(text) > CHARACTERS:
+            most = f"at most {CHARACTERS} are read"
+            raise MerLabError(f"Turn {number}: its text has {len(text)} characters; {most}.")
+        return Turn(path, text, row.speaker.value)
 
     def _remove(self, row: TurnRow) -> None:
         self._rows.children = tuple(r for r in self.rows if r is not row)

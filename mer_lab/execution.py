@@ -48,17 +48,30 @@ def execute_all(
     start = time.perf_counter()
     if len(paths) > 1:
         print(f"{len(paths)} lessons, {jobs} at a time:", flush=True)
-    with ThreadPoolExecutor(jobs) as pool:
-        running = [pool.submit(execute, path, scale, figures, environment) for path in paths]
-        for done in as_completed(running) if jobs > 1 else running:
-            run = done.result()
-            ended = "FAILED" if run.error else "ok"
-            print(f"{run.lesson:<28} {scale:<6}{run.seconds:7.1f} s  {ended}", flush=True)
-            if run.error:
-                print(f"  {run.lesson}: {run.error}", file=sys.stderr, flush=True)
-            yield run
+    for run in _runs(paths, scale, figures, jobs, environment):
+        ended = "FAILED" if run.error else "ok"
+        print(f"{run.lesson:<28} {scale:<6}{run.seconds:7.1f} s  {ended}", flush=True)
+        if run.error:
+            print(f"  {run.lesson}: {run.error}", file=sys.stderr, flush=True)
+        yield run
     if len(paths) > 1:
         print(f"{'total':<28} {scale:<6}{time.perf_counter() - start:7.1f} s", flush=True)
+
+
+def _runs(
+    paths: Sequence[Path], scale: str, figures: Path, jobs: int, environment: dict[str, str]
+) -> Iterator[Ran]:
+    if jobs == 1:  # no thread: the next begins when this one was taken, or its seconds would not be its own
+        yield from (execute(path, scale, figures, environment) for path in paths)
+        return
+    with ThreadPoolExecutor(jobs) as pool:
+        running = [pool.submit(execute, path, scale, figures, environment) for path in paths]
+        try:
+            for done in as_completed(running):
+                yield done.result()
+        except BaseException:  # a reader who presses Ctrl-C does not wait for those that have not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 class ThisPython(AsyncKernelManager):

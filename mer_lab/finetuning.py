@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import file_digest
 from pathlib import Path
 
 from torch import nn
@@ -33,10 +34,20 @@ def finetuning(checkpoint: str | Path, corpus: str | Path, name: str = "", **tra
         config = replace(known.train, **settings)
     except TypeError as error:
         raise MerLabError(f"a setting of the training does not exist: {error}.") from None
+    start = str(Path(checkpoint).resolve()) if Path(checkpoint).is_dir() else str(checkpoint)
     return replace(
         known, name=name or f"{known.name}-tuned", corpus=str(corpus), staged={}, scheme="", fold="",
-        start=str(checkpoint), train=config, seeds=(0, 1, 2),
+        start=start, start_weights=weights_digest(start), train=config, seeds=(0, 1, 2),
     )  # fmt: skip
+
+
+def weights_digest(start: str) -> str:
+    """What tells the weights of a saved system's folder from others; ``""`` for a name on the hub."""
+    path = Path(start) / "model.safetensors"
+    if not path.is_file():
+        return ""
+    with path.open("rb") as f:
+        return file_digest(f, "sha256").hexdigest()[:16]
 
 
 def going_on(recipe: Recipe, corpus: Corpus) -> tuple[dict[str, Dataset], Callable[[], System]]:
@@ -49,14 +60,22 @@ def going_on(recipe: Recipe, corpus: Corpus) -> tuple[dict[str, Dataset], Callab
         MerLabError: as of :func:`~mer_lab.conversation.as_read_by`.
     """
     model = System.from_pretrained(recipe.start)
+    known = recipe_of(model)
+    changed = [k for k in ("model", "audio", "text", "encoder") if getattr(recipe, k) != getattr(known, k)]
+    if changed or recipe.start_weights != weights_digest(recipe.start):
+        what = f"has another {changed[0]} than" if changed else "was made before a change of"
+        raise MerLabError(
+            f"recipe {recipe.name} {what} {recipe.start}, which it goes on with; make it anew with "
+            "`mer-lab finetune` or mer_lab.finetuning.finetuning."
+        )
     labels = tuple(model.about.get("labels", ()))
-    known = set(corpus.labels) <= set(labels)
-    corpus = replace(corpus, labels=labels) if known else corpus
+    same = set(corpus.labels) <= set(labels)
+    corpus = replace(corpus, labels=labels) if same else corpus
     whole = as_read_by(model, corpus)
 
     def build() -> System:
         first = System.from_pretrained(recipe.start)
-        first = first if known else with_new_labels(first, len(corpus.labels))
+        first = first if same else with_new_labels(first, len(corpus.labels))
         first.about = {"recipe": recipe.to_toml(), "labels": list(corpus.labels)}
         return first
 

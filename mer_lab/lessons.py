@@ -27,7 +27,7 @@ from mer_lab.errors import MerLabError
 from mer_lab.execution import Ran, execute_all
 from mer_lab.figures import ROOT, read_json, read_manifest, write_json, write_manifest
 from mer_lab.files import digest, write_text
-from mer_lab.pages import index_page, lesson_page, summary
+from mer_lab.pages import index_page, lesson_page, summary, with_files
 
 _ABSOLUTE_PATH = re.compile(
     r"(?<![\w.~:/<-])/(?:home|Users|root|tmp|private|var|opt|usr|mnt|media|srv|work|workspace|data|content)/\w"
@@ -74,7 +74,8 @@ def build(
     runs = []
     for run in execute_all(_in_turn(paths, scale), scale, out / "figures", jobs):
         nbformat.write(run.notebook, out / run.path.name)
-        write_text(out / f"{run.lesson}.html", lesson_page(run.notebook, run.lesson, order))
+        page = with_files(lesson_page(run.notebook, run.lesson, order), run.path.parent, out)
+        write_text(out / f"{run.lesson}.html", page)
         known[run.lesson] = summary(run.notebook, run.lesson) | {
             "scale": run.scale,
             "seconds": round(run.seconds, 1),

@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import confusion_matrix
 from torch import nn
 
 from mer_lab.batches import Dataset
 from mer_lab.errors import MerLabError
-from mer_lab.metrics import from_confusion, labelled
+from mer_lab.metrics import count_confusion, from_confusion, labelled
 from mer_lab.prediction import predict
 
 PARTNERS = 12
@@ -106,7 +105,7 @@ def modality_value(
     """
     kept, stacked = labelled(target, np.stack([decisions[name] for name in ModalityValue._fields]))
     classes = int(max(kept.max(), stacked.max())) + 1
-    tables = np.stack([confusion_matrix(kept, row, labels=range(classes)) for row in stacked])
+    tables = np.stack([count_confusion(kept, row, classes) for row in stacked])
     return ModalityValue(*from_confusion(metric, tables.astype(float)).tolist())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,30 @@ def lesson_page(notebook: NotebookNode, lesson: str, order: list[str]) -> str:
         "page_nav": f'<nav aria-label="Lessons">{nav}</nav>',
     }
     return exporter.from_notebook_node(notebook, resources=resources)[0]
+
+
+def with_files(page: str, folder: Path, out: Path) -> str:
+    """The page, and beside it in ``out/files`` what it links to of the checkout: exercises, the project.
+
+    Args:
+        folder: of the notebook that the page was made of, from which its links start.
+    """
+
+    def bring(link: re.Match) -> str:
+        target = link[1]
+        source = (folder / target).resolve()
+        if ":" in target or source.parent == folder.resolve() and source.is_file() or not source.exists():
+            return link[0]  # of elsewhere, another lesson, or nothing at all
+        kept = Path("files") / source.parent.name / source.name
+        (out / kept).parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            ignore = shutil.ignore_patterns(".*")
+            shutil.copytree(source, out / kept, dirs_exist_ok=True, ignore=ignore)
+        else:
+            shutil.copyfile(source, out / kept)
+        return link[0].replace(target, kept.as_posix())
+
+    return re.sub(r'<a href="([^"#]+)"', bring, page)
 
 
 def index_page(rows: list[dict[str, Any]]) -> str:

@@ -42,6 +42,7 @@ class Recipe:
             ``{"audio": {...}, "text": {...}}``.
         start: a saved system to go on with, folder or name on the hub (:mod:`mer_lab.finetuning`): its
             features, vocabulary, encoders and weights are taken as they are; empty to begin anew.
+        start_weights: digest of those weights, where it is a folder: they decide the result, not its path.
         train: how it is trained; its ``monitor`` is also the score that a summary leads with.
     """
 
@@ -55,6 +56,7 @@ class Recipe:
     text: dict = field(default_factory=dict)
     encoder: dict = field(default_factory=dict)
     start: str = ""
+    start_weights: str = ""
     train: TrainConfig = field(default_factory=TrainConfig)
     seeds: tuple[int, ...] = (0, 1, 2)
 
@@ -65,6 +67,9 @@ class Recipe:
         del spec["name"], spec["seeds"]
         if revision := REVISIONS.get(self.model.get("name", "")):
             spec["revision"] = revision
+        weights = spec.pop("start_weights")
+        if weights:
+            spec["start"] = weights
         if not self.start:
             del spec["start"]
         if not self.fold:

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from tqdm.auto import tqdm
 
 from mer_lab.errors import MerLabError
@@ -238,6 +237,7 @@ def mcnemar_exact(target: np.ndarray, a: np.ndarray, b: np.ndarray) -> McNemar:
     It takes utterances as independent and one seed each, so within dialogues it is too sure of itself: prefer
     :func:`paired_difference`. Utterances with target -1 are left out.
     """
+    from scipy import stats  # a second to import, and most intervals here are drawn
     target, both = labelled(target, np.stack([a, b]))
     right = both == target
     only_a, only_b = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
@@ -277,6 +277,7 @@ def utterances_needed(
     """
     if not 0 < power < 1 or gain <= 0:
         raise MerLabError(f"power {power} must lie between 0 and 1, and the gain {gain} above 0.")
+    from scipy import stats
     error = (difference.high - difference.low) / (2 * stats.norm.ppf(0.975))
     return float(utterances * ((stats.norm.ppf(0.975) + stats.norm.ppf(power)) * error / gain) ** 2)
 
@@ -291,6 +292,7 @@ def seed_summary(values: Iterable[float], level: float = 0.95) -> SeedSummary:
         raise MerLabError("there are no seeds to summarise; train at least one.")
     _check_level(level)
     mean, std = float(x.mean()), float(x.std(ddof=1)) if len(x) > 1 else float("nan")
+    from scipy import stats
     half = float(stats.t.ppf((1 + level) / 2, max(len(x) - 1, 1)) * std / np.sqrt(len(x)))
     return SeedSummary(mean, std, len(x), mean - half, mean + half)
 

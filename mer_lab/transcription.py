@@ -10,7 +10,7 @@ import numpy as np
 from mer_lab.audio import read_audio
 from mer_lab.conversation import LONGEST
 from mer_lab.errors import MerLabError
-from mer_lab.features.encoders import explained, find_encoder, fingerprint, this_process
+from mer_lab.features.encoders import explained, find_encoder, fingerprint, load_config, this_process
 
 
 def transcribe(audio: str | Path | np.ndarray, recogniser: str | Path) -> str:
@@ -32,8 +32,9 @@ def transcribe(audio: str | Path | np.ndarray, recogniser: str | Path) -> str:
     wave = read_audio(audio, max_seconds=LONGEST) if named else np.asarray(audio, np.float32)
     folder = find_encoder(recogniser)
     recognise = _pipeline(folder, fingerprint(folder))
-    with explained(folder):
-        text = recognise({"raw": wave, "sampling_rate": 16000})["text"].strip()
+    # Whisper hears half a minute at a time, and what is longer only where it also says when
+    options = {"return_timestamps": True} if recognise.type == "seq2seq_whisper" else {}
+    text = recognise({"raw": wave, "sampling_rate": 16000}, **options)["text"].strip()
     if not text:
         raise MerLabError(
             f"{audio if named else 'the recording'}: {recogniser} hears no words in it; type what is said."
@@ -46,5 +47,11 @@ def _pipeline(folder: Path, content: str):
     """transformers' pipeline of a folder; kept until its ``content`` changes."""
     from transformers import pipeline
 
+    kinds = load_config(folder).architectures or [""]
+    if not kinds[0].endswith(("ForCTC", "ForConditionalGeneration", "SpeechSeq2Seq")):
+        raise MerLabError(
+            f"{folder}: holds {kinds[0] or 'an encoder'}, which writes no words; give a speech recogniser, "
+            "such as facebook/wav2vec2-base-960h or openai/whisper-small."
+        )
     with explained(folder):
         return pipeline("automatic-speech-recognition", model=str(folder), device=this_process().device)

@@ -1,5 +1,6 @@
 """A conversation of recordings gets the answers of its corpus; fine-tuning goes on where a system stood."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -120,6 +121,7 @@ def test_the_command_line_takes_a_conversation_or_one_recording(trained, tmp_pat
         ("audio,text\nno.wav,we go\n", "no such audio file"),
         ("audio,text\nlong.wav,we go\n", "121 s long"),
         ("audio,text\nfine.wav,\n", "its text is empty"),
+        ("audio,text\nfine.wav,we go, and stop\n", "more fields than the header"),
         ("audio,text\nquiet.wav,we\n", "is silent"),
     ],
 )
@@ -201,6 +203,47 @@ def test_other_labels_begin_with_a_new_last_layer_and_nothing_else_new(trained):
     corpus = open_corpus(recipe).relabel({"high": "shrill", "low": "deep"})
     _, build = prepare(finetuning(folder / "seed-0" / "model", recipe.corpus), corpus)
     assert build().about["labels"] == ["shrill", "deep"]
+
+
+def test_what_the_mean_decides_is_never_ruled_out(trained, monkeypatch):
+    _, folder, data = trained
+    systems = load_systems(folder)
+    given = iter([np.array([[0.45, 0.55]] * 3), np.array([[0.9, 0.1]] * 3)])
+    for system in systems:
+        system.about["confidence"] |= {"temperature": 1.0, "threshold": 0.0}
+    monkeypatch.setattr("mer_lab.answering.predict", lambda *_: next(given))
+    found = answer(systems, first_dialogue(data))
+    assert found.sets.tolist() == [[True, True]] * 3
+    systems[1].about["confidence"]["threshold"] = systems[0].about["confidence"]["threshold"] = 0.0
+    given = iter([np.array([[0.45, 0.55, 0.0]] * 3), np.array([[0.45, 0.0, 0.55]] * 3)])
+    monkeypatch.setattr("mer_lab.answering.predict", lambda *_: next(given))
+    assert answer(systems, first_dialogue(data)).sets.all(), "it decides on what neither seed leads with"
+
+
+def test_a_seed_that_has_not_ended_does_not_answer(trained, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[1], folder)
+    (folder / "seed-1" / "run.json").unlink()
+    assert len(load_systems(folder)) == 1
+    (folder / "seed-0" / "run.json").unlink()
+    with pytest.raises(MerLabError, match="a seed of a run that has ended"):
+        load_systems(folder)
+
+
+def test_a_recipe_goes_on_with_the_weights_and_features_that_it_names(trained, tmp_path):
+    recipe, folder, _ = trained
+    place = tmp_path / "model"
+    shutil.copytree(folder / "seed-0" / "model", place)
+    chosen = finetuning(place, recipe.corpus)
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(place, moved)
+    assert finetuning(moved, recipe.corpus).hash == chosen.hash, "the weights count, not where they lie"
+    with pytest.raises(MerLabError, match="another audio than"):
+        prepare(replace(chosen, audio={"name": "mfcc"}))
+    shutil.copy(folder / "seed-1" / "model" / "model.safetensors", place)
+    assert finetuning(place, recipe.corpus).hash != chosen.hash
+    with pytest.raises(MerLabError, match="before a change of"):
+        prepare(chosen)
 
 
 def test_finetune_from_the_command_line(trained, tmp_path, capsys):

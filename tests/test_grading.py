@@ -11,7 +11,7 @@ from mer_lab.errors import MerLabError
 from mer_lab.exercises.grading import grade_folder, summary, with_our_checks
 from mer_lab.figures import ROOT
 
-NAME = "05_alignment_attention.ipynb"
+NAME = "01_corpora.ipynb"
 SOLUTION, STUB = (ROOT / "notebooks" / kind / NAME for kind in ("solutions", "exercises"))
 
 
@@ -36,8 +36,8 @@ def test_each_student_gets_what_the_checks_say(tmp_path):
     forged = read(STUB)
     for cell in forged.cells:
         if "check" in cell.metadata.get("tags", []):
-            cell.source = "print('✓ 05.1 Mask a softmax (6 checks passed)')"
-    forged.cells.insert(1, new_code_cell("class check:\n    masked_softmax = print"))
+            cell.source = "print('✓ 01.1 Count the votes (6 checks passed)')"
+    forged.cells.insert(1, new_code_cell("class check:\n    majority = print"))
     hand_in(tmp_path / "in", "bob", forged)
     (tmp_path / "in" / "eve").mkdir()
     (tmp_path / "in" / "eve" / NAME).write_bytes(b"\x89PNG\r\n")
@@ -47,10 +47,10 @@ def test_each_student_gets_what_the_checks_say(tmp_path):
     numbers = sorted(table["exercise"].unique())
     assert set(table["student"]) == {"ann", "bob", "eve"}
     passed = table[table["passed"]]
-    assert passed[["student", "exercise"]].to_numpy().tolist() == [["ann", "05.1"]]
+    assert passed[["student", "exercise"]].to_numpy().tolist() == [["ann", "01.1"]]
     told = table.set_index(["student", "exercise"])["message"]
-    assert "not done yet" in told["ann", numbers[1]] and "not done yet" in told["bob", "05.1"]
-    assert "is not a notebook" in told["eve", "05.1"]
+    assert "not done yet" in told["ann", numbers[1]] and "not done yet" in told["bob", "01.1"]
+    assert "is not a notebook" in told["eve", "01.1"]
     assert len(out.read_text(encoding="utf-8").splitlines()) == 1 + 3 * len(numbers)
     assert f"ann: 1 of {len(numbers)} exercises" in summary(table)
 
@@ -77,6 +77,26 @@ def test_a_cell_that_never_ends_is_stopped(tmp_path):
     before = set(psutil.Process().children(recursive=True))
     assert grade_folder(tmp_path, seconds=2)["message"].str.contains("longer than 2 seconds").all()
     assert set(psutil.Process().children(recursive=True)) <= before, "and its kernel does not go on"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"cells": null, "nbformat": 4}', '{"cells": [null], "nbformat": 4, "metadata": {}}', "[]", "{}", "\\"],
+)
+def test_whatever_a_file_holds_the_others_are_graded(tmp_path, content):
+    (tmp_path / "ann").mkdir()
+    (tmp_path / "ann" / NAME).write_text(content, encoding="utf-8")
+    (tmp_path / "bob" / NAME).mkdir(parents=True)
+    table = grade_folder(tmp_path)
+    assert set(table["student"]) == {"ann", "bob"} and not table["passed"].any()
+    assert table["message"].str.contains("is not a notebook|could not be run|was not reached").all()
+
+
+def test_a_mark_of_ours_in_a_cell_of_theirs_counts_for_nothing():
+    theirs = read(STUB)
+    theirs.cells.insert(0, new_code_cell("1", metadata={"mer_lab_check": True}))
+    made = with_our_checks(theirs, read(SOLUTION))
+    assert "mer_lab_check" not in made.cells[0].metadata
 
 
 def test_a_folder_without_exercises_is_one_sentence(tmp_path):

@@ -3,20 +3,22 @@
 import json
 import re
 import shutil
+import time
 
 import nbformat
 import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from mer_lab import lessons
+from mer_lab import execution, lessons
 from mer_lab.errors import MerLabError
 from mer_lab.figures import ROOT, read_json, read_manifest, write_manifest
 
 GOOD = """
 # 02 Features. What is left of a voice?
 
-A softmax: $a_t = e^{s_t} / \\sum_u e^{s_u}$.
+A softmax: $a_t = e^{s_t} / \\sum_u e^{s_u}$. 
+[Exercises](exercises/02_features.ipynb), [broken](03_broken.ipynb).
 ---
 import os, sys
 import matplotlib.pyplot as plt
@@ -58,6 +60,7 @@ def root(tmp_path_factory):
     write(root / "notebooks/02_features.ipynb", GOOD)
     write(root / "notebooks/03_broken.ipynb", BROKEN)
     write(root / "notebooks/draft.ipynb", BROKEN)
+    write(root / "notebooks/exercises/02_features.ipynb", BROKEN)
     (root / "figures").mkdir()
     (root / "figures/02_old.png").write_bytes(b"")
     stale = {"file": "02_old.png", "lesson": "02_features", "cell": 2}
@@ -108,6 +111,34 @@ def test_pages_carry_title_alt_text_and_navigation(built):
     assert "<title>02 Features</title>" in page and 'lang="en"' in page
     assert 'alt="A line rising from one to the number of epochs."' in page
     assert 'href="index.html"' in page and 'href="03_broken.html"' in page
+
+
+def test_one_at_a_time_means_one_at_a_time(monkeypatch, tmp_path):
+    """Or the seconds of a lesson would be those of two."""
+    busy = []
+
+    def slow(path, scale, figures, environment):
+        busy.append(path)
+        time.sleep(0.05)
+        return execution.Ran(path, None, scale, 0.0, "")
+
+    monkeypatch.setattr(execution, "execute", slow)
+    paths = [tmp_path / f"0{k}_x.ipynb" for k in range(3)]
+    for k, _ in enumerate(execution.execute_all(paths, "smoke", tmp_path), 1):
+        time.sleep(0.1)
+        assert len(busy) == k
+    busy.clear()
+    runs = execution.execute_all(paths * 20, "smoke", tmp_path, jobs=2)
+    next(runs)
+    runs.close()
+    assert len(busy) < 10, "nothing new begins after an interrupt"
+
+
+def test_what_a_lesson_links_to_comes_along(built):
+    out, _ = built
+    page = (out / "02_features.html").read_text(encoding="utf-8")
+    assert 'href="files/exercises/02_features.ipynb"' in page and 'href="03_broken.ipynb"' in page
+    assert (out / "files/exercises/02_features.ipynb").is_file() and (out / "03_broken.ipynb").is_file()
 
 
 def test_index_tells_question_figure_claims_and_failure(built):

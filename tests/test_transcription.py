@@ -36,6 +36,13 @@ def recogniser(tmp_path_factory):
     return folder
 
 
+class Mute:
+    type = "ctc"
+
+    def __call__(self, given):
+        return {"text": " "}
+
+
 def noise(seconds=1.0, seed=0):
     return (0.1 * np.random.default_rng(seed).normal(size=round(16000 * seconds))).astype(np.float32)
 
@@ -60,8 +67,19 @@ def test_it_writes_what_greedy_decoding_gives(recogniser, tmp_path):
     assert transcribe(read_audio(tmp_path / "clip.wav"), recogniser) == expected
 
 
+def test_an_encoder_is_no_recogniser(recogniser, tmp_path):
+    from transformers import Wav2Vec2Model
+
+    Wav2Vec2Model.from_pretrained(recogniser).save_pretrained(tmp_path)
+    for path in recogniser.glob("*.json"):
+        if path.name != "config.json":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(MerLabError, match="Wav2Vec2Model, which writes no words"):
+        transcribe(noise(), tmp_path)
+
+
 def test_no_word_no_recogniser_and_no_clip_are_a_sentence_each(recogniser, tmp_path, monkeypatch):
-    monkeypatch.setattr("mer_lab.transcription._pipeline", lambda *_: lambda given: {"text": " "})
+    monkeypatch.setattr("mer_lab.transcription._pipeline", lambda *_: Mute())
     with pytest.raises(MerLabError, match="hears no words"):
         transcribe(noise(), recogniser)
     with pytest.raises(MerLabError, match="no config.json"):

@@ -43,6 +43,7 @@ def predict(
     from mer_lab.answering import answer, load_systems
     from mer_lab.conversation import Turn, read_conversation
 
+    systems = load_systems(model)
     turns = [Turn(recording, text)]
     if recording.suffix.lower() == ".csv":
         if text:
@@ -52,7 +53,7 @@ def predict(
         from mer_lab.transcription import transcribe
 
         turns = [t if t.text.strip() else t._replace(text=transcribe(t.audio, recogniser)) for t in turns]
-    found = answer(load_systems(model), turns, recording.stem)
+    found = answer(systems, turns, recording.stem)
     table = found.table()
     if out is not None:
         from mer_lab.files import write_text
@@ -89,6 +90,8 @@ def finetune(
 ) -> None:
     """Go on training a saved system on your own corpus, and read its test split once.
 
+    All seeds go on from the same weights: they differ in the order of the clips and in dropout.
+
     Example: mer-lab finetune runs/early-d8c6b78340/seed-0/model corpora/mine --seeds 3
     """
     from dataclasses import replace
@@ -106,6 +109,9 @@ def finetune(
 
 def demo(
     model: Trained,
+    recogniser: Annotated[
+        str, typer.Option(help="Speech recogniser, name or folder, for turns without text.")
+    ] = "",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any that is free.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open a browser.")] = True,
 ) -> None:
@@ -115,4 +121,4 @@ def demo(
     """
     from mer_lab.demo import serve
 
-    raise typer.Exit(serve(model, port, browser))
+    raise typer.Exit(serve(model, port, browser, recogniser))

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from mer_lab.corpora.corpus import SPLITS, Corpus
 from mer_lab.errors import MerLabError
@@ -200,5 +198,8 @@ def _groups(corpus: Corpus, columns: list[str]) -> np.ndarray:
         edges.append(codes + nodes)
         nodes += len(values)
     rows = np.tile(np.arange(n), len(columns))
+    from scipy.sparse import coo_array  # slow to import, and most corpora come with their splits
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(rows)), (rows, np.concatenate(edges))), shape=(nodes, nodes))
     return connected_components(graph, directed=False)[1][:n]

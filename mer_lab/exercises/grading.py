@@ -82,6 +82,8 @@ def _grade(path: Path, solution: Path, seconds: int) -> dict[str, str]:
         _execute(theirs, seconds)
     except MerLabError as error:
         return dict.fromkeys(numbers, str(error))
+    except Exception as error:  # whatever a file can be: the others are still to be graded
+        return dict.fromkeys(numbers, f"{path.name} could not be run ({type(error).__name__}).")
     told = {}
     checks = [cell for cell in theirs.cells if cell.metadata.get("mer_lab_check")]
     for number, cell in zip(numbers, checks, strict=True):
@@ -96,6 +98,8 @@ def with_our_checks(theirs: NotebookNode, ours: NotebookNode) -> NotebookNode:
 
     An import of our checks stands before each, so that a name taken for something else is ours again.
     """
+    for cell in theirs.cells:
+        cell.metadata.pop("mer_lab_check", None)
     imports = next(
         line for cell in ours.cells for line in cell.source.splitlines() if line.endswith(" as check")
     )

@@ -7,8 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy.ndimage import uniform_filter1d
-from scipy.signal import find_peaks
 
 from mer_lab.audio import resample
 from mer_lab.errors import MerLabError
@@ -118,6 +116,9 @@ def prosody_statistics(frames: np.ndarray, hop: float = 0.010) -> np.ndarray:
     seconds = len(frames) * hop
     voiced = columns["voiced"] > 0.5
     energy = columns["energy"]
+    from scipy.ndimage import uniform_filter1d  # slow to import, and the tracker does without
+    from scipy.signal import find_peaks
+
     smooth = uniform_filter1d(energy, max(1, round(0.05 / hop)), mode="nearest")
     peaks, _ = find_peaks(smooth, prominence=2.0, distance=max(1, round(0.08 / hop)))
     onsets = (np.diff(voiced.astype(int), prepend=0) == 1).sum()

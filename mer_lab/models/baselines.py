@@ -9,10 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import Pipeline
 
 from mer_lab.batches import Dataset
 from mer_lab.errors import MerLabError
@@ -41,6 +37,10 @@ class TfidfLogReg:
 
     def fit(self, train: Dataset, validation: Dataset, monitor: str = "wa", seed: int = 0) -> TfidfLogReg:
         """Choose C and class weights on validation."""
+        from sklearn.feature_extraction.text import TfidfVectorizer  # slow to import: networks do without
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import Pipeline
+
         texts = train.corpus.table["text"]
 
         def candidates():
@@ -74,6 +74,8 @@ class ProsodyBoosting:
 
     def fit(self, train: Dataset, validation: Dataset, monitor: str = "wa", seed: int = 0) -> ProsodyBoosting:
         """Choose the number of trees and class weights on validation."""
+        from sklearn.ensemble import HistGradientBoostingClassifier
+
 
         def candidates():
             for weight in (None, "balanced"):

@@ -6,7 +6,6 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from mer_lab.corpora.corpus import Corpus
 from mer_lab.corpora.staged.process import CUES, label_noise, population, states
@@ -108,6 +107,8 @@ def additive_rule(known: pd.DataFrame, onehot: pd.DataFrame) -> pd.DataFrame:
                 rows.append(row)
                 low.append(-big)
     cost = np.concatenate([np.zeros(f + g), -mass.to_numpy().ravel()])
+    from scipy.optimize import Bounds, LinearConstraint, milp  # slow to import, needed here only
+
     solution = milp(
         cost,
         constraints=LinearConstraint(np.array(rows), np.array(low), np.inf),

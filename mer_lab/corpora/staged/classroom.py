@@ -20,6 +20,7 @@ from mer_lab.audio import read_audio, write_audio
 from mer_lab.corpora.staged import make_line, make_voice
 from mer_lab.corpora.staged.script import LABELS, LEXICON, OPEN, sentence
 from mer_lab.corpora.staged.speech import MANNERS, RATE, speak
+from mer_lab.errors import MerLabError
 from mer_lab.files import atomic_folder, write_text
 
 MANNERS_HERE = MANNERS | {
@@ -47,18 +48,22 @@ def classroom(
 ) -> Path:
     """Write ``clips.csv`` and ``recordings/`` of a class; gives the path of the CSV file.
 
-    Columns: file, transcript, emotion, student, split. Half of a student's clips carry the emotion in the
-    voice alone, a quarter in a word alone, a quarter in both; of the words half are new to Staged.
+    Columns: file, transcript, emotion, student, split. A clip carries its emotion in the voice alone (one in
+    two), in a word alone or in both (one in four each); every second emotional word is new to Staged.
 
     Args:
-        folder: is replaced.
+        folder: absent, empty, or a class made earlier, which is replaced.
         students: for training, validation and test.
         clips: of each student, a multiple of 4, as many of each emotion.
         seed: of everything random; the same gives the same samples.
 
     Raises:
-        MerLabError: espeak-ng fails, or the folder cannot be written.
+        MerLabError: espeak-ng fails; the number of clips; a folder of something else, or not to be written.
     """
+    if clips < 4 or clips % 4:
+        raise MerLabError(f"clips is {clips}, expected a multiple of 4: as many of each emotion.")
+    if (there := Path(folder)).exists() and not (there / "clips.csv").is_file() and any(there.iterdir()):
+        raise MerLabError(f"{folder}: holds something else, which would be replaced; choose a new folder.")
     rng = np.random.default_rng([seed, 11])
     splits = [s for s, n in zip(("train", "validation", "test"), students, strict=True) for _ in range(n)]
     rows, lines = [], []
