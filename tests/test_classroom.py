@@ -37,6 +37,21 @@ def test_the_same_seed_gives_the_same_samples_and_another_seed_others(handed_in,
         assert sound[0] == sound[1]
 
 
+def test_the_same_class_is_recorded_again_with_one_difference_less(handed_in, tmp_path):
+    def sound(place, name):
+        return (place.parent / "recordings" / name).read_bytes()
+
+    part = classroom(tmp_path / "part", (1, 1, 2), clips=16, splits=("test",))
+    calm = classroom(tmp_path / "calm", (1, 1, 2), clips=16, splits=("test",), room=False)
+    hot = classroom(tmp_path / "hot", (1, 1, 2), clips=16, splits=("test",), manners=MANNERS)
+    whole = pd.read_csv(handed_in).query("split == 'test'").reset_index(drop=True)
+    assert whole.equals(pd.read_csv(part)) and part.read_bytes() == calm.read_bytes() == hot.read_bytes()
+    for row in whole.itertuples():
+        assert sound(part, row.file) == sound(handed_in, row.file) != sound(calm, row.file)
+    angry = whole[whole["emotion"] == "angry"]["file"]
+    assert any(sound(hot, name) != sound(part, name) for name in angry)
+
+
 def test_anger_is_quieter_than_happiness_here_and_louder_on_the_stage(handed_in):
     table = pd.read_csv(handed_in)
     known = {w for words in (*LEXICON.values(), *NEW_WORDS.values()) for w in words}

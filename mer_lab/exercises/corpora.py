@@ -150,8 +150,8 @@ def leak_worth(answer, check: Check) -> None:
     shared = test["scene"].isin(train["scene"])
     check(
         not _is(found, 100 * shared.mean()),
-        "you return how many test utterances share their scene with training: what is shared may tell "
-        "nothing, and the question is how many points remembering it is worth.",
+        "you return how many test utterances share their value of the column with training: what is shared "
+        "may tell nothing, and the question is how many points remembering it is worth.",
     )
     check(
         not any(_is(found, _points(train, test, "scene", m)) for m in (test, pd.concat([train, test]))),
@@ -162,6 +162,11 @@ def leak_worth(answer, check: Check) -> None:
     check(
         not _is(found, expected + guess),
         "you return an accuracy, and most of it is what guessing scores anyway: subtract the floor.",
+    )
+    own = 100 * test["label"].value_counts(normalize=True).max()
+    check(
+        not _is(found, expected + guess - own),
+        "your floor is the most frequent label of the test split; whoever guesses knows only training's.",
     )
     known = test[shared]
     more = 100 * (known["label"] == "neutral").mean() - guess

@@ -108,7 +108,7 @@ def statistics(answer, check: Check) -> None:
     check(
         bool(check.run(slope).isfinite().all()),
         "where the voice never changes your gradient is NaN, and one step spreads it to every weight: the "
-        "square root has an infinite slope at 0, so add a small number below it.",
+        "square root has an infinite slope at 0, so add a small number under the root, before it is taken.",
     )
     check(
         np.isfinite(np.asarray(check.run(answer, x, torch.zeros_like(mask)))).all(),

@@ -2,24 +2,26 @@
 
 The stand-in for one's own data in lesson 11. The students speak the invented language of the Staged corpus,
 and differ from its actors in three known ways: they talk faster and higher, a laptop in a room records them,
-and they grow quiet when they are angry. Hot and cold anger are told apart in research (Banse & Scherer
-1996), and which one is shown is a matter of where and with whom (display rules: Matsumoto 1990).
+and they grow quiet, slow and flat when they are angry. Hot and cold anger are told apart in research (Banse &
+Scherer 1996), and what one shows depends on where and with whom (display rules: Matsumoto 1990); that ours is
+quieter than neutral is our choice. Their things and half of their emotional words are new, too.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from mer_lab.audio import read_audio, write_audio
+from mer_lab.corpora.corpus import SPLITS
 from mer_lab.corpora.staged import make_line, make_voice
 from mer_lab.corpora.staged.script import LABELS, LEXICON, OPEN, sentence
-from mer_lab.corpora.staged.speech import MANNERS, RATE, speak
+from mer_lab.corpora.staged.speech import MANNERS, RATE, Line, Manner, speak
 from mer_lab.errors import MerLabError
 from mer_lab.files import atomic_folder, write_text
 
@@ -44,8 +46,9 @@ _ECHOES = ((0.021, 0.35), (0.043, 0.22), (0.071, 0.14))  # seconds and gain of t
 
 
 def classroom(
-    folder: str | Path, students: tuple[int, int, int] = (8, 4, 8), clips: int = 24, seed: int = 0
-) -> Path:
+    folder: str | Path, students: tuple[int, int, int] = (8, 4, 8), clips: int = 24, seed: int = 0,
+    room: bool = True, manners: Mapping[str, Manner] = MANNERS_HERE, splits: Sequence[str] = SPLITS,
+) -> Path:  # fmt: skip
     """Write ``clips.csv`` and ``recordings/`` of a class; gives the path of the CSV file.
 
     Columns: file, transcript, emotion, student, split. A clip carries its emotion in the voice alone (one in
@@ -56,6 +59,9 @@ def classroom(
         students: for training, validation and test.
         clips: of each student, a multiple of 4, as many of each emotion.
         seed: of everything random; the same gives the same samples.
+        room, manners: whether the room is heard, and how feelings are shown. The same class without a
+            difference shows what that difference costs.
+        splits: those to record; the clips of one do not depend on whether others are recorded.
 
     Raises:
         MerLabError: espeak-ng fails; the number of clips; a folder of something else, or not to be written.
@@ -64,20 +70,26 @@ def classroom(
         raise MerLabError(f"clips is {clips}, expected a multiple of 4: as many of each emotion.")
     if (there := Path(folder)).exists() and not (there / "clips.csv").is_file() and any(there.iterdir()):
         raise MerLabError(f"{folder}: holds something else, which would be replaced; choose a new folder.")
-    rng = np.random.default_rng([seed, 11])
-    splits = [s for s, n in zip(("train", "validation", "test"), students, strict=True) for _ in range(n)]
-    rows, lines = [], []
+    dealt = [s for s, n in zip(SPLITS, students, strict=True) for _ in range(n)]
+    rows, lines, noise = [], [], []
     with atomic_folder(folder) as made:
-        for k, split in enumerate(splits):
+        for k, split in enumerate(dealt):
+            if split not in splits:
+                continue
+            rng = np.random.default_rng([seed, 11, k])
+            noise += np.random.default_rng([seed, 12, k]).spawn(clips)
             voice = make_voice(rng, _VOICES[k % len(_VOICES)])
             voice |= {"wpm": int(rng.integers(205, 232)), "pitch": min(voice["pitch"] + 9, 80)}
             for n in range(clips):
-                row, line = _clip(rng, made, f"student{k + 1:02d}_{n + 1:02d}", voice, LABELS[n % 4])
+                name = f"student{k + 1:02d}_{n + 1:02d}"
+                row, line = _clip(rng, made, name, voice, LABELS[n % 4], manners)
                 rows.append(row | {"student": f"student{k + 1:02d}", "split": split})
                 lines.append(line)
-        speak(lines)
-        for line in tqdm(lines, desc="recording", unit="clip", leave=False):
-            write_audio(line.path, _in_a_room(read_audio(line.path), rng), RATE)
+        for split in splits:  # apart, since the synthesiser keeps traces of what it said before
+            speak([line for row, line in zip(rows, lines, strict=True) if row["split"] == split])
+        for line, own in zip(lines, noise, strict=True):
+            if room:
+                write_audio(line.path, _in_a_room(read_audio(line.path), own), RATE)
         table = io.StringIO()
         writer = csv.DictWriter(table, rows[0], lineterminator="\n")
         writer.writeheader()
@@ -86,7 +98,9 @@ def classroom(
     return Path(folder) / "clips.csv"
 
 
-def _clip(rng: np.random.Generator, made: Path, name: str, voice: dict, emotion: str):
+def _clip(
+    rng: np.random.Generator, made: Path, name: str, voice: dict, emotion: str, manners: Mapping[str, Manner]
+) -> tuple[dict, Line]:
     by = rng.choice(["voice", "voice", "word", "both"])
     nouns = _SCENES[rng.integers(len(_SCENES))]
     nouns = [nouns[k] for k in rng.permutation(len(nouns))[: rng.integers(1, 4)]]
@@ -97,7 +111,7 @@ def _clip(rng: np.random.Generator, made: Path, name: str, voice: dict, emotion:
     words, _, text = sentence(_FRAMES[rng.integers(len(_FRAMES))], adjectives, nouns)
     path = made / "recordings" / f"{name}.wav"
     means = emotion if by != "word" else "neutral"
-    line = make_line(rng, path, voice, means, len(words), None, MANNERS_HERE)
+    line = make_line(rng, path, voice, means, len(words), None, manners)
     return {"file": path.name, "transcript": text, "emotion": emotion}, line
 
 
