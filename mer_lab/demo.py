@@ -62,6 +62,9 @@ class Demo(widgets.VBox):
         super().__init__([self._rows, buttons, self._told, self._shown], layout={"max_width": "62rem"})
         self.add_turn()
 
+    def __repr__(self) -> str:  # what a printed page shows in its place
+        return "Demo: shown where the notebook runs"
+
     @property
     def rows(self) -> tuple[TurnRow, ...]:
         return self._rows.children

@@ -158,7 +158,9 @@ def _tidy(notebook: NotebookNode, folders: list[tuple[str, str]]) -> None:
                     continue
                 output.text = _without(output.text, folders)
             elif "data" in output:
-                output.data.pop("application/vnd.jupyter.widget-view+json", None)
+                widget = output.data.pop("application/vnd.jupyter.widget-view+json", None)
+                if widget and re.search(r"\d+%\||\d+it \[", output.data.get("text/plain", "")):
+                    continue
                 for kind in ("text/plain", "text/html", "text/markdown"):
                     if kind in output.data:
                         output.data[kind] = _without(output.data[kind], folders)

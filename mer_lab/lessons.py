@@ -180,6 +180,8 @@ def _check_outputs(notebook: NotebookNode) -> Iterator[str]:
                 yield f"cell {number} shows stderr output: {output.text.strip()[:80]!r}"
             data = output.get("data", {})
             text = "\n".join([output.get("text", ""), *(v for k, v in data.items() if k.startswith("text/"))])
+            if re.search(r"\d+%\|", data.get("text/plain", "")):
+                yield f"cell {number} shows a progress bar: run make refresh"
             if path := _ABSOLUTE_PATH.search(_DATA_URI.sub("", text)):
                 yield f"cell {number} shows an absolute path: {text[path.start() :][:40].split()[0]}"
             for kind in (key for key in data if key.startswith("image/")):

@@ -33,6 +33,8 @@ course.claim("one is less than two", 1 < 2)
 open("scratch.txt", "w").close()
 print(os.path.abspath("scratch.txt"), course.ROOT)
 print("100%|####| 3/3 [00:01<00:00, 2.9it/s]", file=sys.stderr)
+from tqdm.auto import tqdm
+list(tqdm(range(3), disable=False))
 """
 BROKEN = """
 # Broken
@@ -255,6 +257,7 @@ def never_run(notebook, root):
         ),
         (output("display_data", data={"image/svg+xml": "<svg/>"}), "without alt text"),
         (output("display_data", data={"text/html": '<img src="x.png" alt="">'}), "without alt text"),
+        (output("display_data", data={"text/plain": "extracting:  40%|##  | 2/5"}), "shows a progress bar"),
         (output("error", ename="ValueError", evalue="no", traceback=[]), "shows an error"),
     ],
 )
