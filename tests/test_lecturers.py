@@ -344,7 +344,7 @@ def test_the_syllabus_knows_every_lesson_and_what_it_needs():
 
 
 def test_hours_of_the_syllabus_are_those_of_the_lessons():
-    """Reading as the page reckons it, to ten minutes; exercises to the minute; running under two minutes."""
+    """Reading as the page reckons it, to ten minutes; exercises to the minute; running within three."""
     from mer_lab.exercises import all_exercises
 
     minutes: dict[str, int] = {}
@@ -360,7 +360,7 @@ def test_hours_of_the_syllabus_are_those_of_the_lessons():
         figures = sum("image/png" in o.get("data", {}) for c in cells for o in c.get("outputs", []))
         assert abs(int(reading.removesuffix(" min")) - (words / 100 + code / 15 + 2 * figures)) <= 10, name
         assert exercises == (f"{minutes[name[:2]]} min" if name[:2] in minutes else ""), name
-        assert name not in seconds or seconds[name]["seconds"] < 120, name
+        assert name not in seconds or seconds[name]["seconds"] < 180, name
 
 
 def test_sections_and_exercises_that_the_plans_name_exist():
@@ -389,7 +389,7 @@ def test_goals_are_stated_for_every_lesson_in_verbs():
 def test_the_rubric_adds_up():
     page = (DOCS / "project.md").read_text(encoding="utf-8")
     rubric = page[page.index("| criterion |") :].split("\n\n")[0].splitlines()
-    assert len(rubric) - 2 == 8 and "Forty in all" in page and 8 * 5 == 40
+    assert len(rubric) - 2 == 8 and "40 points in all" in page and 8 * 5 == 40
     assert all(line.count("|") == rubric[0].count("|") for line in rubric)
 
 
@@ -434,7 +434,7 @@ def test_another_seed_gives_another_corpus_as_grading_says():
 
 def test_the_dev_container_is_valid_and_installs_what_pip_does():
     spec = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text(encoding="utf-8"))
-    assert spec["image"].endswith("python:3.11") and spec["forwardPorts"] == [8888]
+    assert spec["image"].endswith("python:3.11-bookworm") and spec["forwardPorts"] == [8888]
     command = shlex.split(spec["postCreateCommand"].split("&&")[0])
     assert command[:4] == ["python", "-m", "pip", "install"]
     assert command[4:] == ["-e", ".[course,test]", "-c", "constraints.txt"]
