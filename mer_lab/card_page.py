@@ -18,11 +18,11 @@ from mer_lab.corpora.staged import CUES
 from mer_lab.errors import MerLabError
 from mer_lab.experiments import MODELS
 from mer_lab.figures import ROOT, read_json
+from mer_lab.files import TEMPLATES
 from mer_lab.grid import find_grid
 from mer_lab.metrics import METRICS
 from mer_lab.models import SYSTEMS
 from mer_lab.models.baselines import BASELINES
-from mer_lab.pages import TEMPLATES
 from mer_lab.recipes import RECIPES
 from mer_lab.records import Recipe, Result
 from mer_lab.statistics import accuracy_by

@@ -1,7 +1,7 @@
 """The demo: a conversation of one's own clips, decided and explained turn by turn, on this machine alone.
 
-ipywidgets, shown in a lesson or served as a page by Voilà. (Gradio, the other well-kept way, asks other
-people's servers for a script and for fonts whenever its page is opened; this page asks for nothing.)
+ipywidgets, shown in a lesson or served as a page by Voilà. (Of Gradio, the other well-kept way, users report
+that its page asks other people's servers for a script and for fonts; this page asks for nothing.)
 """
 
 from __future__ import annotations

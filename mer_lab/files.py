@@ -19,6 +19,9 @@ from mer_lab.errors import MerLabError
 ROOT = Path(__file__).resolve().parents[1]
 """The folder that holds notebooks/, figures/ and results/, when the package runs from a checkout."""
 
+TEMPLATES = Path(__file__).parent / "templates"
+"""Pages, styles and scripts that come with the package."""
+
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_PLACE = {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.EROFS, errno.ENAMETOOLONG}
 

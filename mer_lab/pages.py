@@ -12,8 +12,7 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 
 from mer_lab import __version__
-
-TEMPLATES = Path(__file__).parent / "templates"
+from mer_lab.files import TEMPLATES
 
 
 def lesson_page(notebook: NotebookNode, lesson: str, order: list[str]) -> str:

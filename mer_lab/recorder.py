@@ -11,6 +11,7 @@ import traitlets
 from mer_lab.audio import write_audio
 from mer_lab.clips import MAX_BYTES, MAX_SECONDS, check_clip, shown_name
 from mer_lab.errors import MerLabError
+from mer_lab.files import TEMPLATES
 
 try:
     import anywidget
@@ -19,7 +20,6 @@ except ImportError:
         'The recorder needs anywidget, which comes with the course: pip install "mer_lab[course]".'
     ) from None
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _GRACE = 1.0  # seconds; a recording that stops at its limit is some frames longer
 
 
@@ -38,8 +38,8 @@ class ClipUpload(anywidget.AnyWidget):
         MerLabError: a limit that is none, or ``data`` set by hand to what ``check_clip`` refuses.
     """
 
-    _esm = (_TEMPLATES / "recorder.js").read_text(encoding="utf-8")
-    _css = (_TEMPLATES / "recorder.css").read_text(encoding="utf-8")
+    _esm = (TEMPLATES / "recorder.js").read_text(encoding="utf-8")
+    _css = (TEMPLATES / "recorder.css").read_text(encoding="utf-8")
     microphone = traitlets.Bool(False, read_only=True).tag(sync=True)
     max_seconds = traitlets.Float(read_only=True).tag(sync=True)
     max_bytes = traitlets.Int(read_only=True).tag(sync=True)

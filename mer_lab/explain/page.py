@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -18,8 +17,8 @@ from mer_lab.errors import MerLabError
 from mer_lab.explain.attribution import Attribution
 from mer_lab.explain.single import Explained, span_table, unknown_words, word_table
 from mer_lab.explain.units import words_of
+from mer_lab.files import TEMPLATES
 
-TEMPLATES = Path(__file__).parents[1] / "templates"
 _AUDIO = {
     "mean": "the mean frame of the training set", "noise": "white noise as loud as the voice",
     "silence": "silence",

@@ -10,9 +10,10 @@ import numpy as np
 from mer_lab.answering import Answers
 from mer_lab.conversation import audio_extractor
 from mer_lab.explain.attribution import REFUSED, attribute
-from mer_lab.explain.page import TEMPLATES, gallery, percent
+from mer_lab.explain.page import gallery, percent
 from mer_lab.explain.question import Question
 from mer_lab.explain.single import Explained, explained
+from mer_lab.files import TEMPLATES
 from mer_lab.palette import colours
 
 STEPS = 128
